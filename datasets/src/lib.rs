@@ -1,1 +1,19 @@
+//! Text to token ids to token files, and texts made for training and testing retrieval.
+//!
+//! The crate knows no model. What it gives to the others is plain data: ids are `u32`, texts are `String`.
+//!
+//! | module | what it is for |
+//! | --- | --- |
+//! | [`tokenizer`] | `rwkv-world`, `byte` and any `tokenizer.json` |
+//! | [`binidx`] | token files on disk, the format RWKV and Megatron train from |
+//! | [`sampler`] | the order in which RWKV's training visits a token file |
 
+#![deny(missing_docs)]
+
+pub mod binidx;
+mod error;
+pub mod sampler;
+pub mod tokenizer;
+
+pub use error::{Error, Result};
+pub use tokenizer::{END_OF_DOCUMENT, Tokenizer};
