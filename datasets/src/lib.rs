@@ -12,8 +12,13 @@
 
 pub mod binidx;
 mod error;
+mod haystack;
+pub mod passkey;
+pub mod prose;
+pub mod ruler;
 pub mod sampler;
 pub mod tokenizer;
+mod words;
 
 pub use error::{Error, Result};
 pub use tokenizer::{END_OF_DOCUMENT, Tokenizer};
