@@ -7,12 +7,16 @@
 //! | [`tokenizer`] | `rwkv-world`, `byte` and any `tokenizer.json` |
 //! | [`binidx`] | token files on disk, the format RWKV and Megatron train from |
 //! | [`sampler`] | the order in which RWKV's training visits a token file |
+//! | [`ruler`], [`passkey`] | needle-in-a-haystack prompts, worded as their published evaluations word them |
+//! | [`prose`] | generated essay-like text |
+//! | [`needles`] | an endless seeded stream of retrieval documents to train on |
 
 #![deny(missing_docs)]
 
 pub mod binidx;
 mod error;
 mod haystack;
+pub mod needles;
 pub mod passkey;
 pub mod prose;
 pub mod ruler;

@@ -12,8 +12,12 @@ pub const KEYS: [u32; 5] = [2733, 33004, 23721, 5995, 17531];
 /// Sentences in the script's garbage, and so the limit on its length.
 const REPEATS: usize = 10_000;
 
-const TASK: &str = "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. I will \
+/// The first line of the prompt.
+pub(crate) const TASK: &str = "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. I will \
                     quiz you about the important information there.";
+
+/// The last line of the prompt.
+pub(crate) const QUESTION: &str = "What is the pass key? The pass key is";
 
 /// The prompt of nominally `length` tokens, with `key` behind `depth` percent of the garbage.
 ///
@@ -59,10 +63,8 @@ pub fn prompt(length: usize, depth: f32, key: u32) -> Result<String> {
     ))
 }
 
-/// The last line of the prompt.
-const QUESTION: &str = "What is the pass key? The pass key is";
-
-fn statement(key: u32) -> String {
+/// The needle.
+pub(crate) fn statement(key: u32) -> String {
     format!("The pass key is {key}. Remember it. {key} is the pass key.")
 }
 

@@ -83,7 +83,7 @@ const SENTENCES: &[&str] = &[
     "{what} is {verdict}, though {who} would call it {verdict}",
     "{what} is {verdict} when it is done {how}",
     "the {noun} {where} was {adj} and the {noun} was {adj}",
-    "{who} spoke {how} about {what} until {when} the talk turned to the {noun}",
+    "{who} spoke {how} about {what}, and {when} the talk turned to the {noun}",
     "if {what} is {verdict}, then {what} must be {verdict} too",
     "there was a time when {who} {did} every {noun} {where}",
     "people who learn {what} {how} seldom forget it, and {who} was one of them",

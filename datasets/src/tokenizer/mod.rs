@@ -14,6 +14,7 @@ mod stream;
 mod world;
 
 use std::path::Path;
+use std::sync::Arc;
 
 pub use stream::DecodeStream;
 use world::WorldVocabulary;
@@ -32,19 +33,19 @@ pub const BYTE: &str = "byte";
 /// Ids a model has room for when it uses `rwkv-world`. The vocabulary itself ends at 65,529.
 const WORLD_MODEL_VOCABULARY: usize = 65_536;
 
-/// A tokenizer: encodes text to ids and decodes ids to bytes. Cheap to share between threads by reference.
-#[derive(Debug)]
+/// A tokenizer: encodes text to ids and decodes ids to bytes. Cheap to clone and to share between threads.
+#[derive(Clone, Debug)]
 pub struct Tokenizer {
     spec: String,
     kind: Kind,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Kind {
     World,
     Byte,
     Json {
-        inner: Box<tokenizers::Tokenizer>,
+        inner: Arc<tokenizers::Tokenizer>,
         vocab_size: usize,
     },
 }
@@ -165,7 +166,7 @@ fn open_json(path: &str) -> Result<Kind> {
         return Err(Error::tokenizer(path, "its vocabulary is empty"));
     };
     Ok(Kind::Json {
-        inner: Box::new(inner),
+        inner: Arc::new(inner),
         vocab_size: largest as usize + 1,
     })
 }
