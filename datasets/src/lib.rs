@@ -10,14 +10,17 @@
 //! | [`ruler`], [`passkey`] | needle-in-a-haystack prompts, worded as their published evaluations word them |
 //! | [`prose`] | generated essay-like text |
 //! | [`needles`] | an endless seeded stream of retrieval documents to train on |
+//! | [`prepare`] | JSON lines or plain text into a token file |
 
 #![deny(missing_docs)]
 
 pub mod binidx;
 mod error;
+mod files;
 mod haystack;
 pub mod needles;
 pub mod passkey;
+pub mod prepare;
 pub mod prose;
 pub mod ruler;
 pub mod sampler;

@@ -1,12 +1,12 @@
 //! Reading token files through a memory map.
 
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
 use super::{Dtype, HEADER_BYTES, MAGIC, VERSION, paths};
+use crate::files::map;
 use crate::{Error, Result};
 
 /// A token file, mapped into memory: opening checks the index, reading touches only the pages it needs.
@@ -271,11 +271,4 @@ fn convert<const WIDTH: usize, Stored: Into<i64>>(
         }
     }
     None
-}
-
-fn map(path: &Path) -> Result<Mmap> {
-    let file = File::open(path).map_err(Error::io(path))?;
-    // SAFETY: the map is read-only, and the type's contract is that nobody changes the file meanwhile; writers of
-    // this crate replace files by renaming, which leaves the mapped one as it was.
-    unsafe { Mmap::map(&file) }.map_err(Error::io(path))
 }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::{Dtype, MAGIC, VERSION, paths};
@@ -37,6 +38,15 @@ impl TokenFileWriter {
     /// If the folder of `prefix` does not exist or cannot be written to.
     pub fn create(prefix: &Path, dtype: Dtype) -> Result<Self> {
         let (idx, bin) = paths(prefix);
+        if bin
+            .parent()
+            .is_some_and(|folder| !folder.as_os_str().is_empty() && !folder.is_dir())
+        {
+            return Err(Error::token_file(
+                &bin,
+                "its folder does not exist; create it first",
+            ));
+        }
         let (idx, bin) = (Target::new(idx), Target::new(bin));
         let file = File::create(&bin.partial).map_err(Error::io(&bin.partial))?;
         let written = File::open(&bin.partial).map_err(Error::io(&bin.partial))?;
@@ -88,33 +98,32 @@ impl TokenFileWriter {
     /// Appends a document that was written before once more, without encoding it again: the later epochs of repeated
     /// data are the first one's documents in another order.
     ///
-    /// `offset` and `len` are its first token and number of tokens.
+    /// `tokens` are its place in the file so far.
     ///
     /// # Errors
     ///
     /// If the tokens are not all written yet, or if reading or writing fails.
-    pub fn repeat(&mut self, offset: u64, len: i32) -> Result<()> {
+    pub fn repeat(&mut self, tokens: Range<u64>) -> Result<()> {
         let width = self.dtype.bytes();
-        let end = u64::try_from(len)
-            .ok()
-            .and_then(|len| offset.checked_add(len));
-        let Some(end) = end.filter(|&end| end <= self.tokens) else {
+        let len = tokens.end.checked_sub(tokens.start);
+        let size = len.and_then(|len| i32::try_from(len).ok());
+        let Some(size) = size.filter(|_| tokens.end <= self.tokens) else {
             let reason = format!(
-                "{len} tokens from {offset} on cannot be repeated: {} are written",
+                "tokens {tokens:?} cannot be repeated: {} are written",
                 self.tokens
             );
             return Err(Error::token_file(&self.bin.path, reason));
         };
-        if end > self.flushed {
+        if tokens.end > self.flushed {
             self.out.flush().map_err(Error::io(&self.bin.partial))?;
             self.flushed = self.tokens;
         }
-        self.encoded.resize(len as usize * width, 0);
+        self.encoded.resize(size as usize * width, 0);
         self.written
-            .seek(SeekFrom::Start(offset * width as u64))
+            .seek(SeekFrom::Start(tokens.start * width as u64))
             .and_then(|_| self.written.read_exact(&mut self.encoded))
             .map_err(Error::io(&self.bin.partial))?;
-        self.append(len)
+        self.append(size)
     }
 
     fn append(&mut self, size: i32) -> Result<()> {

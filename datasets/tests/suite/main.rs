@@ -1,0 +1,7 @@
+//! Tests of the crate from outside: golden ids, files on disk, and the command.
+
+mod bad_token_files;
+mod command;
+mod prepare;
+mod token_files;
+mod tokenizers;
