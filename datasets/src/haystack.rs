@@ -187,13 +187,15 @@ const PADDING_BEGINNINGS: usize = 32;
 
 /// Some `n` with `cost(n) <= budget < cost(n + 1)`, 0 if already `cost(0)` exceeds `budget`.
 ///
-/// For a growing cost it is the largest that fits. The cost is close to linear, so interpolating between what is known
+/// For a growing cost it is the largest that fits, and a cost that hardly grows (a tokenizer with one token for
+/// everything) is given up on at [`MOST_PER_TOKEN`]. The cost is close to linear, so interpolating between what is known
 /// finds it in a handful of evaluations, which is what matters when each tokenises a long text.
 fn largest(budget: usize, mut cost: impl FnMut(usize) -> Result<usize>) -> Result<usize> {
     let (mut low, mut low_cost) = (0, cost(0)?);
     if low_cost > budget {
         return Ok(0);
     }
+    let most = MOST_PER_TOKEN * (budget + 1);
     let mut high: Option<(usize, usize)> = None;
     let mut guess = 8;
     for round in 0.. {
@@ -203,7 +205,10 @@ fn largest(budget: usize, mut cost: impl FnMut(usize) -> Result<usize>) -> Resul
             let gained = guess_cost.saturating_sub(low_cost).max(1);
             let jump = (budget - guess_cost) * (guess - low) / gained;
             (low, low_cost) = (guess, guess_cost);
-            guess = low + jump.clamp(1, 64 * low.max(1));
+            if low >= most {
+                break;
+            }
+            guess = (low + jump.max(1)).min(most);
         } else {
             high = Some((guess, guess_cost));
         }
@@ -222,6 +227,9 @@ fn largest(budget: usize, mut cost: impl FnMut(usize) -> Result<usize>) -> Resul
     }
     Ok(low)
 }
+
+/// Units or characters that a token may stand for; far more than any useful tokenizer's longest tokens in prose.
+const MOST_PER_TOKEN: usize = 16;
 
 /// Splits at the spaces after `.`, `!` and `?`, with closing quotes and brackets kept to the sentence.
 fn sentences(text: &str) -> Vec<&str> {
@@ -271,6 +279,7 @@ mod tests {
         assert_eq!(largest(1_000_000, square).unwrap(), 1_000);
         let flat_then_steep = |n: usize| Ok(if n < 500 { 0 } else { n * 100 });
         assert_eq!(largest(60_000, flat_then_steep).unwrap(), 600);
+        assert_eq!(largest(99, |_| Ok(1)).unwrap(), 1_600);
     }
 
     #[test]

@@ -41,7 +41,7 @@ use crate::{Error, Result, Tokenizer, words};
 pub const TOKENS_TO_GENERATE: usize = 128;
 
 /// Longest prompt, in tokens: far above any model's reach, and small enough to be held in memory.
-const MAX_LENGTH: usize = 1 << 28;
+pub(crate) const MAX_LENGTH: usize = 1 << 28;
 
 /// Digits of a number in RULER.
 const DIGITS: u32 = 7;

@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
     documents: u64,
     /// Length of each document in tokens, its end included
-    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..))]
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..=1 << 28))]
     tokens: u32,
     /// Kinds of documents, separated by commas; all by default, as training mixes them
     #[arg(long, value_delimiter = ',')]

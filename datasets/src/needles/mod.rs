@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 pub use stream::{Needle, NeedleStream};
 
+use crate::ruler::MAX_LENGTH;
 use crate::{Error, Result};
 
 /// What a document of the stream looks like; see the [module's text](self).
@@ -248,8 +249,9 @@ mod tests {
     #[test]
     fn every_impossible_field_is_named() {
         type Change = fn(&mut NeedleConfig);
-        let changes: [(&str, Change); 9] = [
+        let changes: [(&str, Change); 10] = [
             ("ctx", |config| config.ctx = 0),
+            ("ctx", |config| config.ctx = usize::MAX),
             ("document_tokens", |config| config.document_tokens.min = 600),
             ("facts", |config| config.facts.min = 0),
             ("facts", |config| config.facts.max = 100_000),
