@@ -187,11 +187,12 @@ impl NeedleConfig {
     ///
     /// If a count is 0 or a range empty, or if weights are negative, not finite, or all 0; the error names the field.
     pub fn validate(&self) -> Result<()> {
-        if self.ctx == 0 {
-            return Err(Error::value(
-                "ctx",
-                "0 tokens hold no sample; use at least 1",
-            ));
+        if !(1..=MAX_LENGTH).contains(&self.ctx) {
+            let reason = format!(
+                "{} is no length of a sample; use 1 to {MAX_LENGTH}",
+                self.ctx
+            );
+            return Err(Error::value("ctx", reason));
         }
         let ranges = [
             ("document_tokens", self.document_tokens),
