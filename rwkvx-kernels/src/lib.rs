@@ -1,1 +1,33 @@
+//! The two sequence operators of RWKV-X, generic over Burn backends:
+//!
+//! * [`wkv7`]: the RWKV-7 recurrence (a matrix-valued state with a decay and a rank-one correction per token);
+//! * [`sparse_attention`](sparse_attention()): causal attention to the query's own chunk and its best earlier chunks, with [`KvCache`] for
+//!   prefill in pieces and decoding.
+//!
+//! [`KernelBackend`] is the seam. Its method bodies are the definitions, written in tensor operations, so every backend
+//! has them; the CPU backends replace them by hand-written forward and backward bodies, which
+//! [`Autodiff`](burn::backend::Autodiff) hooks into the gradient graph.
+//!
+//! Axes are written as suffixes or comments in the order of the tensor: batch, time, heads, head_size for sequences and
+//! batch, heads, value, key for states. Statistics, states and sums are f32.
+#![deny(missing_docs)]
 
+mod backend;
+mod shapes;
+mod sparse_attention;
+mod wkv7;
+
+pub use backend::KernelBackend;
+pub use sparse_attention::{
+    AttentionGradient, AttentionGrads, AttentionInputs, CachedRows, ChunkTopK, KvCache,
+    sparse_attention,
+};
+pub use wkv7::{Wkv7Gradient, Wkv7Grads, Wkv7Inputs, Wkv7Output, wkv7};
+
+/// The definitions in tensor operations, which the trait's default methods call.
+///
+/// Public so that a hand-written body can be compared with its definition on the same backend.
+pub mod reference {
+    pub use crate::sparse_attention::reference::{attend as attend_cached, sparse_attention};
+    pub use crate::wkv7::reference::wkv7;
+}

@@ -1,0 +1,102 @@
+//! The trait that a backend implements to run the kernels.
+
+use burn::backend::Autodiff;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::tensor::{Tensor, backend::Backend};
+
+use crate::sparse_attention::{self, AttentionGradient, CachedRows, ChunkTopK};
+use crate::wkv7::{self, Wkv7Gradient, Wkv7Inputs, Wkv7Output};
+
+/// A Burn backend that can run the RWKV-X operators.
+///
+/// Every method has a body in tensor operations, which is the operator's definition: `impl KernelBackend for MyBackend {}`
+/// is complete and correct. A backend overrides a method to be fast, and sets the constants to bring hand-written
+/// backward passes; where a constant is `None`, `Autodiff<MyBackend>` differentiates the definition.
+///
+/// Callers use [`wkv7`](crate::wkv7()), [`sparse_attention`](crate::sparse_attention()) and [`KvCache`](crate::KvCache), which check shapes
+/// first; the methods may rely on those checks.
+pub trait KernelBackend: Backend {
+    /// Hand-written forward and backward passes of the recurrence for training.
+    const WKV7_GRADIENT: Option<Wkv7Gradient<Self>> = None;
+
+    /// Hand-written forward and backward passes of the attention for training.
+    const ATTENTION_GRADIENT: Option<AttentionGradient<Self>> = None;
+
+    /// The RWKV-7 recurrence over a whole piece of sequence; see [`wkv7`](crate::wkv7()).
+    fn wkv7(inputs: Wkv7Inputs<Self>) -> Wkv7Output<Self> {
+        wkv7::reference::wkv7(inputs)
+    }
+
+    /// Chunk top-k attention over a whole sequence; see [`sparse_attention`](crate::sparse_attention()).
+    fn sparse_attention(
+        query: Tensor<Self, 4>,
+        key: Tensor<Self, 4>,
+        value: Tensor<Self, 4>,
+        shape: ChunkTopK,
+    ) -> Tensor<Self, 4> {
+        sparse_attention::reference::sparse_attention(query, key, value, shape)
+    }
+
+    /// Writes `rows` `[batch, time, heads, head_size]` into `buffer` `[batch, heads, capacity, head_size]` at time `at`.
+    ///
+    /// A cache owns its buffers alone, so this can and should happen in place.
+    fn write_rows(buffer: Tensor<Self, 4>, at: usize, rows: Tensor<Self, 4>) -> Tensor<Self, 4> {
+        let [batch, time, heads, head_size] = rows.dims();
+        buffer.slice_assign(
+            [0..batch, 0..heads, at..at + time, 0..head_size],
+            rows.swap_dims(1, 2),
+        )
+    }
+
+    /// Attention of the queries at times `start..start + T` to the rows of a cache that already holds theirs.
+    ///
+    /// `query` is `[batch, T, heads, head_size]`, and so is the result.
+    fn attend_cached(
+        query: Tensor<Self, 4>,
+        start: usize,
+        rows: &CachedRows<Self>,
+        shape: ChunkTopK,
+    ) -> Tensor<Self, 4> {
+        sparse_attention::reference::attend(query, start, rows, shape)
+    }
+}
+
+impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
+    fn wkv7(inputs: Wkv7Inputs<Self>) -> Wkv7Output<Self> {
+        match B::WKV7_GRADIENT {
+            Some(gradient) => wkv7::autodiff::wkv7::<B, C>(gradient, inputs),
+            None => wkv7::reference::wkv7(inputs),
+        }
+    }
+
+    fn sparse_attention(
+        query: Tensor<Self, 4>,
+        key: Tensor<Self, 4>,
+        value: Tensor<Self, 4>,
+        shape: ChunkTopK,
+    ) -> Tensor<Self, 4> {
+        match B::ATTENTION_GRADIENT {
+            Some(gradient) => sparse_attention::autodiff::sparse_attention::<B, C>(
+                gradient, query, key, value, shape,
+            ),
+            None => sparse_attention::reference::sparse_attention(query, key, value, shape),
+        }
+    }
+}
+
+#[cfg(feature = "cube")]
+impl<R, F, I, BT> KernelBackend for burn_cubecl::CubeBackend<R, F, I, BT>
+where
+    R: burn_cubecl::CubeRuntime,
+    F: burn_cubecl::FloatElement,
+    I: burn_cubecl::IntElement,
+    BT: burn_cubecl::BoolElement,
+    Self: Backend,
+{
+}
+
+#[cfg(feature = "flex")]
+impl KernelBackend for burn_flex::Flex {}
+
+#[cfg(feature = "ndarray")]
+impl KernelBackend for burn_ndarray::NdArray<f32> {}

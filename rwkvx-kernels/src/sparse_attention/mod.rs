@@ -1,0 +1,108 @@
+//! Chunk top-k sparse attention.
+//!
+//! Time is cut into chunks of `chunk_size` tokens. Per head, a query attends to
+//!
+//! * its own chunk, up to and including itself, and
+//! * the `top_k - 1` earlier chunks with the largest `query . mean(keys of the chunk)`; of equal ones the earlier.
+//!
+//! One softmax, scaled by `head_size^-1/2`, runs over the union. There is no positional encoding, and the choice carries no
+//! gradient. Up to `chunk_size * top_k` tokens this is full causal attention.
+
+pub(crate) mod autodiff;
+mod cache;
+pub(crate) mod reference;
+
+pub use cache::{CachedRows, KvCache};
+
+use burn::tensor::{Tensor, backend::Backend};
+
+use crate::{KernelBackend, shapes};
+
+/// What a query may see: chunks of `chunk_size` tokens, `top_k` of them, its own included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkTopK {
+    /// Tokens per chunk, at least 1.
+    pub chunk_size: usize,
+    /// Chunks per query, at least 1, which is its own alone.
+    pub top_k: usize,
+}
+
+impl ChunkTopK {
+    /// Panics on a zero, naming it.
+    fn check(self) {
+        assert!(
+            self.chunk_size > 0,
+            "sparse_attention: `chunk_size` must be at least 1, found 0"
+        );
+        assert!(
+            self.top_k > 0,
+            "sparse_attention: `top_k` must be at least 1, found 0"
+        );
+    }
+}
+
+/// Gradients of a loss with respect to query, key and value, each `[batch, time, heads, head_size]`.
+#[derive(Debug, Clone)]
+pub struct AttentionGrads<B: Backend> {
+    #[allow(missing_docs)]
+    pub query: Tensor<B, 4>,
+    #[allow(missing_docs)]
+    pub key: Tensor<B, 4>,
+    #[allow(missing_docs)]
+    pub value: Tensor<B, 4>,
+}
+
+/// Inputs of the attention, as its backward pass wants them again.
+#[derive(Debug, Clone)]
+pub struct AttentionInputs<B: Backend> {
+    #[allow(missing_docs)]
+    pub query: Tensor<B, 4>,
+    #[allow(missing_docs)]
+    pub key: Tensor<B, 4>,
+    #[allow(missing_docs)]
+    pub value: Tensor<B, 4>,
+    #[allow(missing_docs)]
+    pub shape: ChunkTopK,
+}
+
+/// A backend's own training passes, hooked into the gradient graph by `Autodiff`.
+#[derive(Debug)]
+pub struct AttentionGradient<B: Backend> {
+    /// Computes the output and the log-sum-exp of each query's scaled scores, `[batch, time, heads, 1]`.
+    pub forward: fn(&AttentionInputs<B>) -> (Tensor<B, 4>, Tensor<B, 4>),
+    /// Given the inputs, both results of `forward` and the gradient of the output, the gradients of the inputs.
+    pub backward: fn(
+        inputs: &AttentionInputs<B>,
+        output: Tensor<B, 4>,
+        log_sum_exp: Tensor<B, 4>,
+        d_output: Tensor<B, 4>,
+    ) -> AttentionGrads<B>,
+}
+
+/// Attends over a whole sequence; `query`, `key`, `value` and the result are `[batch, time, heads, head_size]`.
+///
+/// Differentiable in all three. Any number of tokens, a whole number of chunks or not.
+///
+/// # Panics
+/// If the three differ in shape or have an empty axis, or `shape` holds a zero.
+pub fn sparse_attention<B: KernelBackend>(
+    query: Tensor<B, 4>,
+    key: Tensor<B, 4>,
+    value: Tensor<B, 4>,
+    shape: ChunkTopK,
+) -> Tensor<B, 4> {
+    shape.check();
+    check_sequences(&query, &key, &value);
+    B::sparse_attention(query, key, value, shape)
+}
+
+fn check_sequences<B: Backend>(query: &Tensor<B, 4>, key: &Tensor<B, 4>, value: &Tensor<B, 4>) {
+    let axes = "[batch, time, heads, head_size]";
+    let dims = query.dims();
+    assert!(
+        dims.iter().all(|&size| size > 0),
+        "sparse_attention: `query` must be {axes} with no axis empty, found {dims:?}"
+    );
+    shapes::expect("sparse_attention", "key", axes, key, dims);
+    shapes::expect("sparse_attention", "value", axes, value, dims);
+}
