@@ -1,0 +1,48 @@
+//! RWKV's channel mix: a squared-ReLU feed-forward behind a token shift.
+
+use burn::module::{Module, Param};
+use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, activation};
+
+use crate::config::RwkvXConfig;
+use crate::layers::{Projection, unset};
+use crate::token_shift::{mix, shift_difference};
+
+/// `relu((x + d * x_k) K')^2 V'` with `d = x_{t-1} - x_t` and hidden size 4C.
+#[derive(Module, Debug)]
+pub struct ChannelMix<B: Backend> {
+    /// Token-shift amount, `[channels]`.
+    pub x_k: Param<Tensor<B, 1>>,
+    /// `[4 channels, channels]`.
+    pub key: Projection<B>,
+    /// `[channels, 4 channels]`.
+    pub value: Projection<B>,
+}
+
+impl<B: Backend> ChannelMix<B> {
+    pub(crate) fn unset(config: &RwkvXConfig, device: &B::Device) -> Self {
+        let (channels, hidden) = (config.channels, config.hidden());
+        Self {
+            x_k: unset([channels], device),
+            key: Projection::unset(hidden, channels, device),
+            value: Projection::unset(channels, hidden, device),
+        }
+    }
+
+    /// `x` is the normalised input, `[batch, time, channels]`, and so is the result. `carry`, `[batch, channels]`, holds
+    /// the last input of the piece before and takes this one's.
+    pub(crate) fn forward(
+        &self,
+        x: Tensor<B, 3>,
+        carry: Option<&mut Tensor<B, 2>>,
+    ) -> Tensor<B, 3> {
+        let [batch, time, channels] = x.dims();
+        let rows = [batch * time, channels];
+        let d = shift_difference(x.clone(), carry).reshape(rows);
+        let x = mix(&x.reshape(rows), &d, self.x_k.val());
+        let key = activation::relu(self.key.forward(x)); // [rows, 4 channels]
+        self.value
+            .forward(key.clone() * key)
+            .reshape([batch, time, channels])
+    }
+}

@@ -1,0 +1,106 @@
+//! Block expansion (LLaMA Pro): sparse blocks grown into a trained RWKV-7.
+
+use burn::module::{Param, ParamId};
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+use rwkvx_kernels::ChunkTopK;
+
+use crate::Error;
+use crate::block::{RwkvBlock, SparseBlock};
+use crate::channel_mix::ChannelMix;
+use crate::config::RwkvXConfig;
+use crate::layers::{LayerNorm, Projection};
+use crate::model::RwkvX;
+use crate::sparse_attention::SparseAttention;
+
+/// How the two projections that write into the residual stream start in a new sparse block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OutputStart {
+    /// Zero, as the paper says: the expanded model computes exactly what the base did.
+    #[default]
+    Zero,
+    /// Copies, as the published code has it.
+    Copy,
+}
+
+/// Grows `n_sparse` sparse blocks into `base`, whose own parameters keep their values and ids.
+///
+/// Sparse block j stands after recurrent block (j+1)L/M - 1 and starts from it: receptance, key and value projections and
+/// the channel mix (`x_k`, `key`) are copies; `output` and `ffn.value` start as `start` says; the norms are fresh.
+///
+/// # Errors
+/// [`Error::Config`] if `base` has sparse blocks already, `n_sparse` is 0 or does not divide its number of layers, or
+/// `shape` is impossible.
+pub fn expand<B: Backend>(
+    base: RwkvX<B>,
+    n_sparse: usize,
+    shape: ChunkTopK,
+    start: OutputStart,
+) -> Result<RwkvX<B>, Error> {
+    if base.config().n_sparse > 0 {
+        return Err(Error::Config(format!(
+            "the model to expand has {} sparse blocks already; start from an RWKV-7 checkpoint",
+            base.config().n_sparse
+        )));
+    }
+    let config = RwkvXConfig {
+        n_sparse,
+        chunk_size: shape.chunk_size,
+        top_k: shape.top_k,
+        ..base.config().clone()
+    };
+    config.validate()?;
+    let Some(interval) = config.interval() else {
+        return Err(Error::Config(
+            "n_sparse is 0; expansion needs at least one sparse block".to_owned(),
+        ));
+    };
+    let moba = base.rwkv.blocks.iter().skip(interval - 1).step_by(interval);
+    let moba = moba.map(|block| sparse_from(block, start)).collect();
+    Ok(RwkvX::from_parts(base.rwkv, moba, config))
+}
+
+fn sparse_from<B: Backend>(block: &RwkvBlock<B>, start: OutputStart) -> SparseBlock<B> {
+    let channels = block.ln1.weight.val().dims()[0];
+    let device = block.ln1.weight.device();
+    let written = |projection: &Projection<B>| match start {
+        OutputStart::Copy => copied_projection(projection),
+        OutputStart::Zero => Projection {
+            weight: fresh(projection.weight.val().detach().zeros_like()),
+        },
+    };
+    let norm = || LayerNorm {
+        weight: fresh(Tensor::ones([channels], &device)),
+        bias: fresh(Tensor::zeros([channels], &device)),
+    };
+    SparseBlock {
+        ln1: norm(),
+        ln2: norm(),
+        att: SparseAttention {
+            receptance: copied_projection(&block.att.receptance),
+            key: copied_projection(&block.att.key),
+            value: copied_projection(&block.att.value),
+            output: written(&block.att.output),
+        },
+        ffn: ChannelMix {
+            x_k: copied(&block.ffn.x_k),
+            key: copied_projection(&block.ffn.key),
+            value: written(&block.ffn.value),
+        },
+    }
+}
+
+fn copied_projection<B: Backend>(projection: &Projection<B>) -> Projection<B> {
+    Projection {
+        weight: copied(&projection.weight),
+    }
+}
+
+/// A parameter of its own with the value of another: a new id, and no edge to the other in the autodiff graph.
+fn copied<B: Backend, const D: usize>(param: &Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+    fresh(param.val().detach())
+}
+
+fn fresh<B: Backend, const D: usize>(value: Tensor<B, D>) -> Param<Tensor<B, D>> {
+    Param::initialized(ParamId::new(), value.require_grad())
+}

@@ -1,0 +1,122 @@
+//! The small layers: projection, embedding, layer norm, group norm. Their fields carry the published names.
+
+use burn::module::{Module, Param, ParamId};
+use burn::tensor::backend::Backend;
+use burn::tensor::{Int, Tensor, TensorPrimitive};
+
+/// Epsilon of every layer norm.
+const LAYER_NORM_EPS: f64 = 1e-5;
+/// Epsilon of the group norm after the recurrence, `1e-5 * 8^2`.
+const GROUP_NORM_EPS: f64 = 64e-5;
+
+/// A parameter that has its shape but no value yet. It holds zeros if it is ever read before it is given one.
+pub(crate) fn unset<B: Backend, const D: usize>(
+    shape: [usize; D],
+    device: &B::Device,
+) -> Param<Tensor<B, D>> {
+    Param::uninitialized(
+        ParamId::new(),
+        move |device, require_grad| Tensor::zeros(shape, device).set_require_grad(require_grad),
+        device.clone(),
+        true,
+        shape.into(),
+    )
+}
+
+/// A linear map without bias, stored `[out, in]` as PyTorch does, so that loading transposes nothing.
+#[derive(Module, Debug)]
+pub struct Projection<B: Backend> {
+    /// `[out, in]`.
+    pub weight: Param<Tensor<B, 2>>,
+}
+
+impl<B: Backend> Projection<B> {
+    pub(crate) fn unset(output: usize, input: usize, device: &B::Device) -> Self {
+        Self {
+            weight: unset([output, input], device),
+        }
+    }
+
+    /// `x W^T`, `[rows, in]` to `[rows, out]`.
+    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        x.matmul(self.weight.val().transpose())
+    }
+}
+
+/// One row per token id.
+#[derive(Module, Debug)]
+pub struct Embedding<B: Backend> {
+    /// `[vocab, channels]`.
+    pub weight: Param<Tensor<B, 2>>,
+}
+
+impl<B: Backend> Embedding<B> {
+    pub(crate) fn unset(vocab_size: usize, channels: usize, device: &B::Device) -> Self {
+        Self {
+            weight: unset([vocab_size, channels], device),
+        }
+    }
+
+    /// `[batch, time]` to `[batch, time, channels]`.
+    pub fn forward(&self, ids: Tensor<B, 2, Int>) -> Tensor<B, 3> {
+        burn::tensor::module::embedding(self.weight.val(), ids)
+    }
+}
+
+/// Layer norm over the channels, epsilon 1e-5.
+#[derive(Module, Debug)]
+pub struct LayerNorm<B: Backend> {
+    /// `[channels]`.
+    pub weight: Param<Tensor<B, 1>>,
+    /// `[channels]`.
+    pub bias: Param<Tensor<B, 1>>,
+}
+
+impl<B: Backend> LayerNorm<B> {
+    pub(crate) fn unset(channels: usize, device: &B::Device) -> Self {
+        Self {
+            weight: unset([channels], device),
+            bias: unset([channels], device),
+        }
+    }
+
+    /// Normalises the last axis.
+    pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
+        let float = |tensor: TensorPrimitive<B>| tensor.tensor();
+        Tensor::from_primitive(TensorPrimitive::Float(B::layer_norm(
+            float(x.into_primitive()),
+            float(self.weight.val().into_primitive()),
+            Some(float(self.bias.val().into_primitive())),
+            LAYER_NORM_EPS,
+        )))
+    }
+}
+
+/// Group norm with one group per head, epsilon 64e-5.
+#[derive(Module, Debug)]
+pub struct GroupNorm<B: Backend> {
+    /// `[channels]`.
+    pub weight: Param<Tensor<B, 1>>,
+    /// `[channels]`.
+    pub bias: Param<Tensor<B, 1>>,
+}
+
+impl<B: Backend> GroupNorm<B> {
+    pub(crate) fn unset(channels: usize, device: &B::Device) -> Self {
+        Self {
+            weight: unset([channels], device),
+            bias: unset([channels], device),
+        }
+    }
+
+    /// Normalises every head of every row: `[rows * heads, head_size]` to `[rows, channels]`.
+    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let [groups, size] = x.dims();
+        let [channels] = self.weight.dims();
+        let centered = x.clone() - x.mean_dim(1);
+        let variance = (centered.clone() * centered.clone()).mean_dim(1);
+        let normal = centered * (variance + GROUP_NORM_EPS).sqrt().recip();
+        normal.reshape([groups * size / channels, channels]) * self.weight.val().unsqueeze()
+            + self.bias.val().unsqueeze()
+    }
+}

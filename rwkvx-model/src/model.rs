@@ -1,0 +1,154 @@
+//! The whole model: embedding, blocks, norm, head.
+
+use burn::module::Module;
+use burn::tensor::backend::Backend;
+use burn::tensor::{Int, Tensor};
+use rwkvx_kernels::KernelBackend;
+
+use crate::block::{RwkvBlock, SparseBlock};
+use crate::config::RwkvXConfig;
+use crate::layers::{Embedding, LayerNorm, Projection};
+use crate::state::State;
+
+/// The recurrent part: an RWKV-7 model of its own.
+#[derive(Module, Debug)]
+pub struct Rwkv7<B: Backend> {
+    /// `[vocab, channels]`.
+    pub emb: Embedding<B>,
+    /// The recurrent blocks, in order.
+    pub blocks: Vec<RwkvBlock<B>>,
+    /// Norm before the head.
+    pub ln_out: LayerNorm<B>,
+    /// `[vocab, channels]`, not tied to the embedding.
+    pub head: Projection<B>,
+}
+
+/// RWKV-X, and RWKV-7 where there are no sparse blocks. Fields are named as the published tensors.
+#[derive(Module, Debug)]
+pub struct RwkvX<B: Backend> {
+    /// Embedding, recurrent blocks, head.
+    pub rwkv: Rwkv7<B>,
+    /// The sparse blocks, in order; one follows every L/M recurrent blocks.
+    pub moba: Vec<SparseBlock<B>>,
+    #[module(skip)]
+    config: RwkvXConfig,
+}
+
+impl<B: Backend> RwkvX<B> {
+    /// A model of this shape whose parameters have no values yet.
+    pub(crate) fn unset(config: &RwkvXConfig, device: &B::Device) -> Self {
+        let rwkv = Rwkv7 {
+            emb: Embedding::unset(config.vocab_size, config.channels, device),
+            blocks: (0..config.n_layer)
+                .map(|layer| RwkvBlock::unset(config, layer, device))
+                .collect(),
+            ln_out: LayerNorm::unset(config.channels, device),
+            head: Projection::unset(config.vocab_size, config.channels, device),
+        };
+        let moba = (0..config.n_sparse)
+            .map(|_| SparseBlock::unset(config, device))
+            .collect();
+        Self::from_parts(rwkv, moba, config.clone())
+    }
+
+    /// Puts a model together; the parts must have the shapes of `config`.
+    pub(crate) fn from_parts(
+        rwkv: Rwkv7<B>,
+        moba: Vec<SparseBlock<B>>,
+        config: RwkvXConfig,
+    ) -> Self {
+        Self { rwkv, moba, config }
+    }
+
+    /// The sizes of this model.
+    pub fn config(&self) -> &RwkvXConfig {
+        &self.config
+    }
+
+    /// The device the parameters are on.
+    pub fn device(&self) -> B::Device {
+        self.rwkv.emb.weight.device()
+    }
+}
+
+impl<B: KernelBackend> RwkvX<B> {
+    /// Logits of every position of whole texts: `[batch, time]` to `[batch, time, vocab]`. Differentiable.
+    pub fn forward(&self, ids: Tensor<B, 2, Int>) -> Tensor<B, 3> {
+        self.head(self.hidden(ids))
+    }
+
+    /// The stream after the last norm, `[batch, time, channels]`; the head turns it into logits.
+    pub fn hidden(&self, ids: Tensor<B, 2, Int>) -> Tensor<B, 3> {
+        self.rwkv.ln_out.forward(self.run(ids, None))
+    }
+
+    /// `hidden x head^T`: `[batch, time, channels]` to `[batch, time, vocab]`.
+    pub fn head(&self, hidden: Tensor<B, 3>) -> Tensor<B, 3> {
+        let [batch, time, channels] = hidden.dims();
+        let logits = self
+            .rwkv
+            .head
+            .forward(hidden.reshape([batch * time, channels]));
+        logits.reshape([batch, time, self.config.vocab_size])
+    }
+
+    /// The state before the first token of `batch` texts.
+    pub fn state(&self, batch: usize) -> State<B> {
+        State::new(&self.config, batch, &self.device())
+    }
+
+    /// Reads the next piece of every text, `[batch, time]`, and gives the logits after its last token, `[batch, vocab]`.
+    ///
+    /// Any number of pieces of any length computes what [`forward`](Self::forward) computes on the whole.
+    ///
+    /// # Panics
+    /// If the piece is empty or its batch is not the state's.
+    pub fn prefill(&self, ids: Tensor<B, 2, Int>, state: &mut State<B>) -> Tensor<B, 2> {
+        let x = self.run(ids, Some(state));
+        let [batch, time, channels] = x.dims();
+        let last = x
+            .slice([0..batch, time - 1..time])
+            .reshape([batch, channels]);
+        self.rwkv.head.forward(self.rwkv.ln_out.forward(last))
+    }
+
+    /// Like [`prefill`](Self::prefill), with the logits of every position of the piece, `[batch, time, vocab]`.
+    ///
+    /// # Panics
+    /// If the piece is empty or its batch is not the state's.
+    pub fn prefill_all(&self, ids: Tensor<B, 2, Int>, state: &mut State<B>) -> Tensor<B, 3> {
+        let x = self.run(ids, Some(state));
+        self.head(self.rwkv.ln_out.forward(x))
+    }
+
+    /// Reads one token of every text, `[batch]`, and gives the logits after it, `[batch, vocab]`.
+    ///
+    /// # Panics
+    /// If the batch is not the state's.
+    pub fn step(&self, ids: Tensor<B, 1, Int>, state: &mut State<B>) -> Tensor<B, 2> {
+        self.prefill(ids.unsqueeze_dim(1), state)
+    }
+
+    /// Embedding and blocks: the residual stream before the last norm, `[batch, time, channels]`.
+    fn run(&self, ids: Tensor<B, 2, Int>, mut state: Option<&mut State<B>>) -> Tensor<B, 3> {
+        let [batch, time] = ids.dims();
+        assert!(time > 0, "a piece of text needs at least one token");
+        if let Some(state) = state.as_deref_mut() {
+            assert_eq!(batch, state.batch(), "batch of the ids and of the state");
+            state.tokens += time;
+        }
+        let mut x = self.rwkv.emb.forward(ids); // [batch, time, channels]
+        let mut value_first = None;
+        for (layer, block) in self.rwkv.blocks.iter().enumerate() {
+            let block_state = state
+                .as_deref_mut()
+                .map(|state| &mut state.recurrent[layer]);
+            x = block.forward(x, &mut value_first, block_state);
+            if let Some(sparse) = self.config.sparse_after(layer) {
+                let block_state = state.as_deref_mut().map(|state| &mut state.sparse[sparse]);
+                x = self.moba[sparse].forward(x, &self.config, block_state);
+            }
+        }
+        x
+    }
+}

@@ -1,0 +1,83 @@
+//! What inference carries from one piece of text to the next.
+
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+use rwkvx_kernels::{KernelBackend, KvCache};
+
+use crate::config::RwkvXConfig;
+use crate::time_mix::TimeMixState;
+
+/// The state of a batch of texts: constant in size for the recurrent blocks, growing by one key and one value per token
+/// and sparse block for the others.
+pub struct State<B: KernelBackend> {
+    pub(crate) recurrent: Vec<RecurrentState<B>>,
+    pub(crate) sparse: Vec<SparseState<B>>,
+    pub(crate) tokens: usize,
+    batch: usize,
+}
+
+/// State of a recurrent block.
+pub(crate) struct RecurrentState<B: Backend> {
+    pub(crate) time_mix: TimeMixState<B>,
+    /// The channel mix's last normalised input, `[batch, channels]`.
+    pub(crate) channel_carry: Tensor<B, 2>,
+}
+
+/// State of a sparse block.
+pub(crate) struct SparseState<B: KernelBackend> {
+    pub(crate) cache: KvCache<B>,
+    /// The channel mix's last normalised input, `[batch, channels]`.
+    pub(crate) channel_carry: Tensor<B, 2>,
+}
+
+impl<B: KernelBackend> State<B> {
+    /// The state before the first token of `batch` texts.
+    pub fn new(config: &RwkvXConfig, batch: usize, device: &B::Device) -> Self {
+        let (heads, head_size) = (config.n_head(), config.head_size);
+        let carry = || Tensor::zeros([batch, config.channels], device);
+        let recurrent = || RecurrentState {
+            time_mix: TimeMixState {
+                carry: carry(),
+                wkv: Tensor::zeros([batch, heads, head_size, head_size], device),
+            },
+            channel_carry: carry(),
+        };
+        let sparse = || SparseState {
+            cache: KvCache::new(batch, heads, head_size, config.attention(), device),
+            channel_carry: carry(),
+        };
+        Self {
+            recurrent: (0..config.n_layer).map(|_| recurrent()).collect(),
+            sparse: (0..config.n_sparse).map(|_| sparse()).collect(),
+            tokens: 0,
+            batch,
+        }
+    }
+
+    /// Tokens seen so far, per text.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Number of texts.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Bytes held on the device: recurrent states, token-shift carries and the caches of the sparse blocks.
+    pub fn bytes(&self) -> usize {
+        let float = size_of::<f32>();
+        let recurrent = self.recurrent.iter().map(|block| {
+            let time_mix = &block.time_mix;
+            float
+                * (time_mix.carry.shape().num_elements()
+                    + time_mix.wkv.shape().num_elements()
+                    + block.channel_carry.shape().num_elements())
+        });
+        let sparse = self
+            .sparse
+            .iter()
+            .map(|block| block.cache.bytes() + float * block.channel_carry.shape().num_elements());
+        recurrent.sum::<usize>() + sparse.sum::<usize>()
+    }
+}
