@@ -90,7 +90,7 @@ impl RwkvXConfig {
     /// (`2.5 sqrt C`, `2.5 sqrt C`, `1.7 sqrt C`, `5 sqrt C`, each rounded to a multiple of 32, at least 32).
     pub fn rwkv7(vocab_size: usize, channels: usize, n_layer: usize) -> Self {
         let rank = |factor: f64| {
-            let multiples = (factor * (channels as f64).sqrt() / 32.0).round() as usize;
+            let multiples = (factor * (channels as f64).sqrt() / 32.0).round_ties_even() as usize;
             32 * multiples.max(1)
         };
         Self {

@@ -137,37 +137,36 @@ const BLOCK: usize = 64;
 /// A random matrix whose rows or columns, whichever are fewer, are orthogonal and of length `gain`, uniform over all
 /// such matrices (PyTorch's `orthogonal_`).
 ///
-/// Block Gram-Schmidt, every projection done twice, which keeps orthogonality to rounding.
+/// Block Gram-Schmidt, done twice, which leaves nothing but rounding.
 fn orthogonal<B: Backend>(shape: &[usize], gain: f64, device: &B::Device) -> TensorData {
     let (rows, columns) = (shape[0], shape[1]);
     let (count, length) = (rows.min(columns), rows.max(columns));
     let normal = Distribution::Normal(0.0, 1.0);
-    let mut done: Option<Tensor<B, 2>> = None; // [vectors so far, length]
+    let mut done = Tensor::<B, 2>::empty([0, length], device); // [vectors so far, length]
     for start in (0..count).step_by(BLOCK) {
         let size = BLOCK.min(count - start);
         let mut block = Tensor::<B, 2>::random([size, length], normal, device);
-        if let Some(done) = &done {
-            for _ in 0..2 {
+        for _ in 0..2 {
+            if start > 0 {
                 let along = block.clone().matmul(done.clone().transpose()); // [size, vectors so far]
                 block = block - along.matmul(done.clone());
             }
+            let mut vectors: Vec<f32> = block.into_data().iter::<f32>().collect();
+            gram_schmidt(&mut vectors, length);
+            block = Tensor::from_data(TensorData::new(vectors, [size, length]), device);
         }
-        let data = block.into_data().convert::<f32>();
-        let mut vectors: Vec<f32> = data.iter().collect(); // [size, length]
-        gram_schmidt(&mut vectors, length);
-        let block = Tensor::from_data(TensorData::new(vectors, [size, length]), device);
-        done = Some(match done {
-            Some(done) => Tensor::cat(vec![done, block], 0),
-            None => block,
-        });
+        done = if start > 0 {
+            Tensor::cat(vec![done, block], 0)
+        } else {
+            block
+        };
     }
-    let vectors = done.unwrap_or_else(|| Tensor::zeros([count, length], device)) * gain;
     let matrix = if rows < columns {
-        vectors
+        done
     } else {
-        vectors.transpose()
+        done.transpose()
     };
-    matrix.into_data().convert::<f32>()
+    (matrix * gain).into_data().convert::<f32>()
 }
 
 /// Makes the rows of a row-major matrix orthogonal and of length 1, sums in f64.
@@ -181,14 +180,12 @@ fn gram_schmidt(vectors: &mut [f32], length: usize) {
     for start in (0..vectors.len()).step_by(length) {
         let (done, rest) = vectors.split_at_mut(start);
         let vector = &mut rest[..length];
-        for _ in 0..2 {
-            for other in done.chunks_exact(length) {
-                let along = dot(vector, other) as f32;
-                vector
-                    .iter_mut()
-                    .zip(other)
-                    .for_each(|(x, &y)| *x -= along * y);
-            }
+        for other in done.chunks_exact(length) {
+            let along = dot(vector, other) as f32;
+            vector
+                .iter_mut()
+                .zip(other)
+                .for_each(|(x, &y)| *x -= along * y);
         }
         let scale = dot(vector, vector).sqrt().recip() as f32;
         vector.iter_mut().for_each(|x| *x *= scale);

@@ -210,8 +210,9 @@ fn low_rank<B: Backend>(
     between(x.matmul(down.val())).matmul(up.val())
 }
 
-/// Every row divided by its length. The clamp stands before the root, so that a zero row has gradient zero and not NaN.
+/// Every row divided by its length. The clamp stands before the root, so that a zero row has gradient zero and not NaN;
+/// why a power and not a division, see the norms in `layers.rs`.
 fn unit_rows<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
     let squared = (x.clone() * x.clone()).sum_dim(1); // [rows, 1]
-    x * squared.clamp_min(MIN_SQUARED_NORM).sqrt().recip()
+    x * squared.clamp_min(MIN_SQUARED_NORM).powf_scalar(-0.5)
 }

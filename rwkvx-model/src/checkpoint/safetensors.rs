@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use ::safetensors::tensor::{Dtype, Metadata as Header, TensorInfo};
@@ -14,6 +14,7 @@ use super::convert::read_f32;
 use super::{Metadata, StoredDtype, StoredTensor, format_error};
 use crate::Error;
 use crate::config::RwkvXConfig;
+use crate::files::write_beside;
 use crate::model::RwkvX;
 use crate::names::{self, published_shape};
 
@@ -162,10 +163,6 @@ impl From<Dtype> for StoredDtype {
 /// # Errors
 /// If the folder is missing or cannot be written, or the disk is full; `path` is then as it was.
 pub fn save<B: Backend>(model: &RwkvX<B>, metadata: &Metadata, path: &Path) -> Result<(), Error> {
-    let io = |source| Error::Io {
-        path: path.to_owned(),
-        source,
-    };
     let json = |error: serde_json::Error| format_error(path, error.to_string());
     let description = Description {
         config: model.config().clone(),
@@ -204,29 +201,4 @@ pub fn save<B: Backend>(model: &RwkvX<B>, metadata: &Metadata, path: &Path) -> R
             .iter()
             .try_for_each(|(_, value)| file.write_all(value().convert::<f32>().as_bytes()))
     })
-    .map_err(io)
-}
-
-/// Writes a file under another name in the same folder, makes sure it is on the disk, then renames it to `path`.
-fn write_beside(
-    path: &Path,
-    write: impl FnOnce(&mut BufWriter<&File>) -> std::io::Result<()>,
-) -> std::io::Result<()> {
-    let mut name = path
-        .file_name()
-        .map(|name| name.to_owned())
-        .unwrap_or_default();
-    name.push(format!(".{}.partial", std::process::id()));
-    let partial = path.with_file_name(name);
-    let file = File::create(&partial)?;
-    let mut writer = BufWriter::new(&file);
-    let written = write(&mut writer)
-        .and_then(|()| writer.flush())
-        .and_then(|()| file.sync_all())
-        .and_then(|()| std::fs::rename(&partial, path));
-    if written.is_err() {
-        // The first error is the one to report.
-        let _ = std::fs::remove_file(&partial);
-    }
-    written
 }

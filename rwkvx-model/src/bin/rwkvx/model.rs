@@ -1,0 +1,50 @@
+//! Options every command shares: which model, and how its attention is cut.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use burn::tensor::backend::Backend;
+use clap::Args;
+use rwkvx_datasets::Tokenizer;
+use rwkvx_model::checkpoint::{self, Checkpoint, LoadOptions, Metadata};
+
+#[derive(Args)]
+pub(crate) struct ModelOptions {
+    /// Checkpoint: .pth or .safetensors, RWKV-7 or RWKV-X
+    #[arg(long, value_name = "FILE")]
+    pub(crate) model: PathBuf,
+    /// Tokens per attention chunk, in place of the checkpoint's (2048 where it has none)
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) chunk_size: Option<usize>,
+    /// Chunks a query attends to, its own included, in place of the checkpoint's (3 where it has none)
+    #[arg(long, value_name = "CHUNKS")]
+    pub(crate) top_k: Option<usize>,
+}
+
+impl ModelOptions {
+    pub(crate) fn load_options(&self) -> LoadOptions {
+        LoadOptions {
+            chunk_size: self.chunk_size,
+            top_k: self.top_k,
+        }
+    }
+
+    pub(crate) fn load<B: Backend>(&self, device: &B::Device) -> anyhow::Result<Checkpoint<B>> {
+        Ok(checkpoint::load(&self.model, &self.load_options(), device)?)
+    }
+}
+
+/// Opens the tokenizer asked for, else the one that belongs to the model.
+pub(crate) fn open_tokenizer(
+    asked: Option<&str>,
+    metadata: &Metadata,
+    vocab_size: usize,
+) -> anyhow::Result<Tokenizer> {
+    let spec = asked.or(metadata.tokenizer_for(vocab_size)).with_context(|| {
+        format!(
+            "the checkpoint names no tokenizer and none is known for a vocabulary of {vocab_size}; \
+             give --tokenizer rwkv-world, byte or a tokenizer.json"
+        )
+    })?;
+    Tokenizer::open(spec).with_context(|| format!("--tokenizer {spec}"))
+}

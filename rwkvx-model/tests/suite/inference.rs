@@ -1,0 +1,154 @@
+//! Training, prefill and decoding compute one function.
+
+use burn::tensor::backend::Backend;
+use burn::tensor::{Int, Tensor};
+use rwkvx_kernels::KernelBackend;
+use rwkvx_model::{RwkvX, State};
+
+use crate::support::{Golden, assert_close, distance, golden_model, host, on_backends};
+
+on_backends! {
+    prefill_in_two_pieces_equals_forward_at_every_split;
+    prefill_in_ragged_pieces_equals_forward;
+    steps_equal_forward;
+    a_batch_equals_its_rows_alone;
+    a_later_token_changes_nothing_before_it;
+}
+
+const MODELS: [&str; 2] = ["rwkv7_tiny", "rwkvx_tiny"];
+
+/// A golden model, its ids `[batch, time]` and its logits by `forward`. The hybrid's time, 112, is well past its dense
+/// range of 16 * 3 tokens.
+fn case<B: KernelBackend>(name: &str) -> (RwkvX<B>, Tensor<B, 2, Int>, Tensor<B, 3>) {
+    let model = golden_model::<B>(&format!("{name}.pth"));
+    let ids = Golden::read(&format!("{name}.safetensors")).inputs();
+    let logits = model.forward(ids.clone());
+    (model, ids, logits)
+}
+
+fn prefill_in_two_pieces_equals_forward_at_every_split<B: KernelBackend>() {
+    for name in MODELS {
+        let (model, ids, logits) = case::<B>(name);
+        let [batch, time] = ids.dims();
+        let whole = host(logits.clone());
+        for split in 1..time {
+            let mut state = model.state(batch);
+            let first = model.prefill_all(ids.clone().slice([0..batch, 0..split]), &mut state);
+            let second = model.prefill_all(ids.clone().slice([0..batch, split..time]), &mut state);
+            let pieces = host(Tensor::cat(vec![first, second], 1));
+            assert_close(&format!("{name} split at {split}"), &pieces, &whole);
+            assert_eq!(state.tokens(), time);
+
+            let mut state = model.state(batch);
+            model.prefill(ids.clone().slice([0..batch, 0..split]), &mut state);
+            let last = model.prefill(ids.clone().slice([0..batch, split..time]), &mut state);
+            assert_close(
+                &format!("{name} last of {split}"),
+                &host(last),
+                &last_of(&logits, time - 1),
+            );
+        }
+    }
+}
+
+/// The logits of one position, `[batch, vocab]` in row-major order.
+fn last_of<B: Backend>(logits: &Tensor<B, 3>, position: usize) -> Vec<f32> {
+    let [batch, ..] = logits.dims();
+    host(logits.clone().slice([0..batch, position..position + 1]))
+}
+
+fn prefill_in_ragged_pieces_equals_forward<B: KernelBackend>() {
+    let (model, ids, logits) = case::<B>("rwkvx_tiny");
+    let [batch, _] = ids.dims();
+    let mut state = model.state(batch);
+    let mut pieces = Vec::new();
+    let mut start = 0;
+    for length in [1, 15, 1, 17, 3, 16, 31, 1, 27] {
+        pieces.push(model.prefill_all(
+            ids.clone().slice([0..batch, start..start + length]),
+            &mut state,
+        ));
+        start += length;
+    }
+    assert_close(
+        "ragged pieces",
+        &host(Tensor::cat(pieces, 1)),
+        &host(logits),
+    );
+}
+
+fn steps_equal_forward<B: KernelBackend>() {
+    for name in MODELS {
+        let (model, ids, logits) = case::<B>(name);
+        let [batch, time] = ids.dims();
+        let mut state: State<B> = model.state(batch);
+        for position in 0..time {
+            let token = ids
+                .clone()
+                .slice([0..batch, position..position + 1])
+                .reshape([batch]);
+            let step = host(model.step(token, &mut state));
+            assert_close(
+                &format!("{name} step {position}"),
+                &step,
+                &last_of(&logits, position),
+            );
+        }
+    }
+}
+
+fn a_batch_equals_its_rows_alone<B: KernelBackend>() {
+    for name in MODELS {
+        let (model, ids, logits) = case::<B>(name);
+        let [batch, time] = ids.dims();
+        for row in 0..batch {
+            let alone = model.forward(ids.clone().slice([row..row + 1, 0..time]));
+            let together = logits.clone().slice([row..row + 1]);
+            assert_close(&format!("{name} row {row}"), &host(alone), &host(together));
+        }
+    }
+}
+
+fn a_later_token_changes_nothing_before_it<B: KernelBackend>() {
+    for name in MODELS {
+        let (model, ids, logits) = case::<B>(name);
+        let [batch, time] = ids.dims();
+        let changed_at = time / 2;
+        let changed =
+            (ids.clone().slice([0..batch, changed_at..changed_at + 1]) + 1).remainder_scalar(97);
+        let ids = ids.slice_assign([0..batch, changed_at..changed_at + 1], changed);
+        let changed = model.forward(ids);
+        for position in 0..time {
+            let (before, after) = (last_of(&logits, position), last_of(&changed, position));
+            match position < changed_at {
+                true => assert!(distance(&after, &before) <= 1e-6, "{name} at {position}"),
+                false => assert!(distance(&after, &before) > 1e-4, "{name} at {position}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn the_state_of_rwkv7_does_not_grow_and_that_of_the_hybrid_does() {
+    use crate::support::Flex;
+
+    let bytes = |name: &str| {
+        let (model, ids, _) = case::<Flex>(name);
+        let mut state = model.state(2);
+        let empty = state.bytes();
+        for _ in 0..8 {
+            model.prefill(ids.clone(), &mut state);
+        }
+        (empty, state.bytes())
+    };
+    let (empty, full) = bytes("rwkv7_tiny");
+    // Three layers, two texts: a 64 x 64 state for one head, two carries of 64, four bytes each.
+    assert_eq!(empty, 3 * 2 * (64 * 64 + 2 * 64) * 4);
+    assert_eq!(full, empty);
+    let (empty, full) = bytes("rwkvx_tiny");
+    // Two sparse layers, two texts, 896 tokens, keys and values of 64.
+    assert!(
+        full - empty >= 2 * 2 * 896 * 2 * 64 * 4,
+        "{empty} -> {full}"
+    );
+}

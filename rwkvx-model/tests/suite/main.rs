@@ -1,0 +1,11 @@
+//! Tests of the model crate from outside. Golden data comes from the PyTorch oracle, in float64, stored as f32.
+
+mod bad_input;
+mod checkpoint;
+mod config;
+mod expansion;
+mod golden;
+mod inference;
+mod initial_values;
+mod sampling;
+mod support;
