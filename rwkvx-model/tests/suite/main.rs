@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod checkpoint;
+mod cli;
 mod config;
 mod expansion;
 mod golden;

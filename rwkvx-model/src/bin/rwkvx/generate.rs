@@ -29,7 +29,7 @@ pub(crate) struct Generate {
     #[arg(long, value_name = "N", default_value_t = 256)]
     tokens: usize,
     /// Above 1 is wilder, below 1 tamer, 0 always takes the likeliest token
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_hyphen_values = true)]
     temperature: f32,
     /// Keep the likeliest tokens that together reach this probability
     #[arg(long, default_value_t = 0.7)]
@@ -77,6 +77,13 @@ impl Generate {
         if prompt.is_empty() {
             // A text begins where the one before it ended.
             prompt.push(END_OF_DOCUMENT);
+        }
+        if let Some(id) = prompt.iter().find(|&&id| id as usize >= vocab_size) {
+            bail!(
+                "--prompt: tokenizer {} makes token id {id}, the model's vocabulary has {vocab_size}; \
+                 give the tokenizer it was trained with by --tokenizer",
+                tokenizer.spec()
+            );
         }
         let (stop_ids, stop_texts) = self.stops();
         let options = GenerateOptions {

@@ -20,7 +20,7 @@ pub(crate) struct Logits {
     #[command(flatten)]
     model: ModelOptions,
     /// Token ids: 1,2,3 or @FILE with a JSON array of them
-    #[arg(long, value_name = "IDS")]
+    #[arg(long, value_name = "IDS", allow_hyphen_values = true)]
     ids: String,
     /// File to write: tensor `logits`, f32 [tokens, vocabulary]
     #[arg(long, value_name = "FILE")]
