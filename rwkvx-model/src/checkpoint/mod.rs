@@ -10,6 +10,8 @@ mod pth;
 mod safetensors;
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use burn::tensor::backend::Backend;
@@ -124,7 +126,7 @@ pub fn load<B: Backend>(
     options: &LoadOptions,
     device: &B::Device,
 ) -> Result<Checkpoint<B>, Error> {
-    let mut file = File::open(path)?;
+    let mut file = CheckpointFile::open(path)?;
     let config = layout::infer(path, file.tensors(), file.config(), options)?;
     let model = RwkvX::unset(&config, device);
     let places = layout::pair(path, file.tensors(), &names::parameters(&model))?;
@@ -146,7 +148,7 @@ pub fn load<B: Backend>(
 /// # Errors
 /// As [`load`].
 pub fn inspect<B: Backend>(path: &Path, options: &LoadOptions) -> Result<Summary, Error> {
-    let file = File::open(path)?;
+    let file = CheckpointFile::open(path)?;
     let config = layout::infer(path, file.tensors(), file.config(), options)?;
     // No value of this model is ever asked for, so it costs nothing.
     let model = RwkvX::<B>::unset(&config, &B::Device::default());
@@ -159,12 +161,12 @@ pub fn inspect<B: Backend>(path: &Path, options: &LoadOptions) -> Result<Summary
 }
 
 /// An open checkpoint file, its kind told by its first bytes.
-enum File {
+enum CheckpointFile {
     Pth(pth::PthFile),
     Safetensors(safetensors::SafetensorsFile),
 }
 
-impl File {
+impl CheckpointFile {
     fn open(path: &Path) -> Result<Self, Error> {
         let io = |source| Error::Io {
             path: path.to_owned(),
@@ -176,9 +178,10 @@ impl File {
                 "is a folder; name the checkpoint file in it",
             ));
         }
-        let mut start = [0; 9];
-        let length = read_start(path, &mut start).map_err(io)?;
-        match &start[..length] {
+        let mut start = Vec::new();
+        let opened = File::open(path).map_err(io)?;
+        opened.take(9).read_to_end(&mut start).map_err(io)?;
+        match start[..] {
             [b'P', b'K', 3, 4, ..] => pth::PthFile::open(path).map(Self::Pth),
             // A JSON object behind its length.
             [_, _, _, _, _, _, _, _, b'{'] => {
@@ -224,16 +227,6 @@ impl File {
             Self::Safetensors(file) => file.read(index),
         }
     }
-}
-
-/// Fills as much of `start` as the file has.
-fn read_start(path: &Path, start: &mut [u8]) -> std::io::Result<usize> {
-    use std::io::Read;
-    let mut taken = std::fs::File::open(path)?.take(start.len() as u64);
-    let mut buffer = Vec::with_capacity(start.len());
-    let length = taken.read_to_end(&mut buffer)?;
-    start[..length].copy_from_slice(&buffer);
-    Ok(length)
 }
 
 fn format_error(path: &Path, reason: impl Into<String>) -> Error {

@@ -53,7 +53,7 @@ impl SafetensorsFile {
         let mut length = [0; 8];
         file.read_exact(&mut length).map_err(io)?;
         let length = u64::from_le_bytes(length);
-        if length > MAX_HEADER || length > file_length - 8 {
+        if length > MAX_HEADER || length > file_length.saturating_sub(8) {
             return Err(format_error(
                 path,
                 format!(

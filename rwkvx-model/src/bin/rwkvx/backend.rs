@@ -38,20 +38,13 @@ pub(crate) fn run(name: Option<BackendName>, task: impl Task) -> anyhow::Result<
     match name.unwrap_or(BackendName::value_variants()[0]) {
         #[cfg(feature = "cuda")]
         BackendName::Cuda => {
-            device::abort_when_its_thread_panics();
             device::find_cuda_driver()?;
-            task.run::<burn::backend::Cuda>(&Default::default())
+            device::run::<burn::backend::Cuda>("cuda", task)
         }
         #[cfg(feature = "vulkan")]
-        BackendName::Vulkan => {
-            device::abort_when_its_thread_panics();
-            task.run::<burn::backend::Vulkan>(&Default::default())
-        }
+        BackendName::Vulkan => device::run::<burn::backend::Vulkan>("vulkan", task),
         #[cfg(feature = "wgpu")]
-        BackendName::Wgpu => {
-            device::abort_when_its_thread_panics();
-            task.run::<burn::backend::Wgpu>(&Default::default())
-        }
+        BackendName::Wgpu => device::run::<burn::backend::Wgpu>("wgpu", task),
         #[cfg(feature = "flex")]
         BackendName::Flex => task.run::<burn::backend::Flex>(&Default::default()),
         #[cfg(feature = "ndarray")]
@@ -62,9 +55,28 @@ pub(crate) fn run(name: Option<BackendName>, task: impl Task) -> anyhow::Result<
 /// What GPU backends need before their first use.
 #[cfg(any(feature = "cuda", feature = "vulkan", feature = "wgpu"))]
 mod device {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use rwkvx_kernels::KernelBackend;
+
+    use super::Task;
+
+    /// Runs a task on the default device of `B`, once that device has answered.
+    pub(super) fn run<B: KernelBackend>(name: &str, task: impl Task) -> anyhow::Result<()> {
+        abort_when_its_thread_panics();
+        let device = B::Device::default();
+        // Burn panics where there is no device or driver.
+        match catch_unwind(AssertUnwindSafe(|| B::sync(&device))) {
+            Ok(Ok(())) => task.run::<B>(&device),
+            _ => anyhow::bail!(
+                "--backend {name}: no device answers; install its driver or choose another backend"
+            ),
+        }
+    }
+
     /// CubeCL runs a device on a thread of its own. When that thread panics, reads go on returning stale data, so the
     /// program must not.
-    pub(super) fn abort_when_its_thread_panics() {
+    fn abort_when_its_thread_panics() {
         let print = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             print(panic);

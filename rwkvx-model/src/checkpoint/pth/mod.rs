@@ -5,6 +5,7 @@
 //! Nothing in the file is executed: see [`pickle`].
 
 mod pickle;
+mod tensor_ref;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Bytes;
 use zip::ZipArchive;
 
-use self::pickle::TensorRef;
+use self::tensor_ref::TensorRef;
 use super::convert::read_f32;
 use super::{StoredTensor, format_error};
 use crate::Error;
