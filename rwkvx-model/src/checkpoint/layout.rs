@@ -8,7 +8,7 @@ use crate::Error;
 use crate::config::RwkvXConfig;
 use crate::names::{NamedParam, PREFIX, Site, published_shape};
 
-/// The tensors of a file by name, without the prefix of the recurrent part.
+/// The tensors of a file by name, and what the names of its recurrent part start with.
 struct Tensors<'a> {
     path: &'a Path,
     prefix: &'static str,
