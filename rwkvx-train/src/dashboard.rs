@@ -1,0 +1,191 @@
+//! What a run shows while it trains: Burn's dashboard on a terminal, lines of text elsewhere.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use burn::train::logger::MetricLogger;
+use burn::train::metric::state::{FormatOptions, NumericMetricState};
+use burn::train::metric::store::{EpochSummary, MetricsUpdate, Split};
+use burn::train::metric::{
+    Adaptor, Metric, MetricAttributes, MetricDefinition, MetricEntry, MetricId, MetricMetadata,
+    MetricName, Numeric, NumericAttributes, NumericEntry, SerializedEntry,
+};
+use burn::train::renderer::{
+    EvaluationName, EvaluationProgress, MetricState, MetricsRenderer, MetricsRendererEvaluation,
+    MetricsRendererTraining, ProgressType, TrainingProgress,
+};
+
+use crate::phase::Phase;
+use crate::step::StepReport;
+
+/// Time between two lines of text.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// A number of the [`StepReport`] as a metric of Burn's.
+#[derive(Clone)]
+pub struct ReportMetric {
+    name: MetricName,
+    read: fn(&StepReport) -> f64,
+    state: NumericMetricState,
+}
+
+impl ReportMetric {
+    /// The metric `name`, read from the report by `read`.
+    pub fn new(name: &str, read: fn(&StepReport) -> f64) -> Self {
+        Self {
+            name: Arc::new(name.to_owned()),
+            read,
+            state: NumericMetricState::new(),
+        }
+    }
+}
+
+impl Adaptor<StepReport> for StepReport {
+    fn adapt(&self) -> StepReport {
+        *self
+    }
+}
+
+impl Metric for ReportMetric {
+    type Input = StepReport;
+
+    fn name(&self) -> MetricName {
+        self.name.clone()
+    }
+
+    fn attributes(&self) -> MetricAttributes {
+        NumericAttributes {
+            unit: None,
+            higher_is_better: false,
+        }
+        .into()
+    }
+
+    fn update(&mut self, report: &StepReport, _metadata: &MetricMetadata) -> SerializedEntry {
+        let format = FormatOptions::new(self.name()).precision(3);
+        self.state.update((self.read)(report), 1, format)
+    }
+
+    fn clear(&mut self) {
+        self.state.reset();
+    }
+}
+
+impl Numeric for ReportMetric {
+    fn value(&self) -> NumericEntry {
+        self.state.current_value()
+    }
+
+    fn running_value(&self) -> NumericEntry {
+        self.state.running_value()
+    }
+}
+
+/// Keeps Burn from writing its own metric files: `metrics.jsonl` is the record of a run.
+pub struct NoFiles;
+
+impl MetricLogger for NoFiles {
+    fn log(&mut self, _update: MetricsUpdate, _epoch: usize, _split: &Split) {}
+
+    fn read_numeric(
+        &mut self,
+        name: &str,
+        _epoch: usize,
+        _split: &Split,
+    ) -> Result<Vec<NumericEntry>, String> {
+        Err(format!("{name} is in {}", crate::journal::FILE))
+    }
+
+    fn log_metric_definition(&mut self, _definition: MetricDefinition) {}
+
+    fn log_epoch_summary(&mut self, _summary: EpochSummary) {}
+}
+
+/// A line of text on standard error now and then.
+pub struct PlainRenderer {
+    phase: Phase,
+    done: u64,
+    steps: u64,
+    started: Instant,
+    started_at: u64,
+    last_line: Option<Instant>,
+    names: HashMap<MetricId, String>,
+    values: Vec<(String, f64)>,
+}
+
+impl PlainRenderer {
+    /// For a phase of `steps` updates of which `done` are made.
+    pub fn new(phase: Phase, done: u64, steps: u64) -> Self {
+        Self {
+            phase,
+            done,
+            steps,
+            started: Instant::now(),
+            started_at: done,
+            last_line: None,
+            names: HashMap::new(),
+            values: Vec::new(),
+        }
+    }
+
+    fn keep(&mut self, entry: &MetricEntry, value: f64) {
+        let Some(name) = self.names.get(&entry.metric_id) else {
+            return;
+        };
+        match self.values.iter_mut().find(|(known, _)| known == name) {
+            Some((_, kept)) => *kept = value,
+            None => self.values.push((name.clone(), value)),
+        }
+    }
+
+    fn line(&self) -> String {
+        let per_step =
+            self.started.elapsed().as_secs_f64() / (self.done - self.started_at).max(1) as f64;
+        let left = per_step * self.steps.saturating_sub(self.done) as f64;
+        let values: String = self
+            .values
+            .iter()
+            .map(|(name, value)| format!("  {} {value:.4}", name.to_lowercase()))
+            .collect();
+        format!(
+            "{:<12} step {}/{}{values}  {left:.0} s left",
+            self.phase, self.done, self.steps
+        )
+    }
+}
+
+impl MetricsRendererTraining for PlainRenderer {
+    fn update_train(&mut self, state: MetricState) {
+        if let MetricState::Numeric(entry, value) = state {
+            self.keep(&entry, value.current());
+        }
+    }
+
+    fn update_valid(&mut self, _state: MetricState) {}
+
+    fn render_train(&mut self, _item: TrainingProgress, _indicators: Vec<ProgressType>) {
+        self.done += 1;
+        let is_due = self.last_line.is_none_or(|last| last.elapsed() >= INTERVAL);
+        if is_due || self.done == self.steps {
+            self.last_line = Some(Instant::now());
+            eprintln!("{}", self.line());
+        }
+    }
+
+    fn render_valid(&mut self, _item: TrainingProgress, _indicators: Vec<ProgressType>) {}
+}
+
+impl MetricsRendererEvaluation for PlainRenderer {
+    fn update_test(&mut self, _name: EvaluationName, _state: MetricState) {}
+
+    fn render_test(&mut self, _item: EvaluationProgress, _indicators: Vec<ProgressType>) {}
+}
+
+impl MetricsRenderer for PlainRenderer {
+    fn manual_close(&mut self) {}
+
+    fn register_metric(&mut self, definition: MetricDefinition) {
+        self.names.insert(definition.metric_id, definition.name);
+    }
+}

@@ -1,0 +1,318 @@
+//! Samples for training, on the host only, and Burn's data loader over them.
+//!
+//! Which samples a step sees is a pure function of the step, so resuming needs no state of the data. There are no worker
+//! threads: tensors must be touched by one thread only (Burn 0.21 gives each thread a memory pool that is never freed),
+//! and making a sample costs far less than training on it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
+use burn::tensor::backend::Backend;
+use rwkvx_datasets::Tokenizer;
+use rwkvx_datasets::binidx::TokenFile;
+use rwkvx_datasets::needles::{NeedleConfig, NeedleStream};
+use rwkvx_datasets::sampler::{MagicPrimeSampler, SampleOrder};
+use serde::{Deserialize, Serialize};
+
+use crate::relay::Relay;
+use crate::{Error, Result};
+
+/// Where the tokens come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum DataConfig {
+    /// Generated retrieval documents; `ctx` is set by each stage.
+    Needles(NeedleConfig),
+    /// A token file, `prefix`.bin and `prefix`.idx, visited in magic-prime order.
+    Tokens {
+        /// Path without its ending; `null` until `--data` gives it.
+        prefix: Option<PathBuf>,
+        /// Whose published order.
+        order: Order,
+    },
+}
+
+impl DataConfig {
+    /// Checks the generator's settings; `field` is where they stand in the configuration.
+    ///
+    /// # Errors
+    ///
+    /// If a setting is impossible.
+    pub fn validate(&self, field: &str) -> Result<()> {
+        match self {
+            Self::Needles(needles) => needles
+                .validate()
+                .map_err(|error| Error::field(format!("{field}.needles"), error.to_string())),
+            Self::Tokens { .. } => Ok(()),
+        }
+    }
+}
+
+/// The order in which a token file is visited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// That of the RWKV-X code.
+    RwkvX,
+    /// That of RWKV-LM.
+    RwkvLm,
+}
+
+/// One training sequence.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// Context + 1 token ids.
+    pub ids: Vec<u32>,
+    /// Weight of each target in the loss, one per target.
+    pub weights: Vec<f32>,
+}
+
+impl Sample {
+    /// What the model reads: all ids but the last.
+    pub fn inputs(&self) -> &[u32] {
+        self.ids.split_last().map_or(&[], |(_, inputs)| inputs)
+    }
+
+    /// What it is to predict: all ids but the first.
+    pub fn targets(&self) -> &[u32] {
+        self.ids.split_first().map_or(&[], |(_, targets)| targets)
+    }
+}
+
+/// What one optimiser step trains on.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The sequences, all of one length.
+    pub samples: Vec<Sample>,
+    /// Sequences per forward and backward pass.
+    pub micro_batch: usize,
+}
+
+/// A sequence of samples with random access.
+pub enum Source {
+    /// Generated documents.
+    Needles(NeedleStream),
+    /// Pieces of a token file.
+    Tokens {
+        /// The file.
+        file: TokenFile,
+        /// Where each sample starts.
+        sampler: MagicPrimeSampler,
+        /// Inputs per sample.
+        context: usize,
+    },
+}
+
+impl Source {
+    /// Opens the data for sequences of `context` inputs.
+    ///
+    /// # Errors
+    ///
+    /// If the token file is missing, damaged or too short, or the generator cannot fill the context.
+    pub fn open(
+        config: &DataConfig,
+        tokenizer: &Tokenizer,
+        context: usize,
+        seed: u64,
+    ) -> Result<Self> {
+        match config {
+            DataConfig::Needles(needles) => {
+                let needles = NeedleConfig {
+                    ctx: context,
+                    ..needles.clone()
+                };
+                Ok(Self::Needles(NeedleStream::new(&needles, tokenizer, seed)?))
+            }
+            DataConfig::Tokens { prefix, order } => {
+                let prefix = prefix.as_deref().ok_or_else(|| {
+                    Error::field("data.tokens.prefix", "is not set; pass `--data PREFIX`")
+                })?;
+                Self::open_tokens(prefix, *order, context)
+            }
+        }
+    }
+
+    fn open_tokens(prefix: &Path, order: Order, context: usize) -> Result<Self> {
+        let file = TokenFile::open(prefix)?;
+        let order = match order {
+            Order::RwkvX => SampleOrder::RwkvX,
+            Order::RwkvLm => SampleOrder::RwkvLm,
+        };
+        let sampler = MagicPrimeSampler::new(file.len(), context as u64, order)?;
+        Ok(Self::Tokens {
+            file,
+            sampler,
+            context,
+        })
+    }
+
+    /// The sample at `index`.
+    ///
+    /// # Errors
+    ///
+    /// If the token file cannot be read there.
+    pub fn sample(&self, index: u64) -> Result<Sample> {
+        match self {
+            Self::Needles(stream) => {
+                let needle = stream.sample(index)?;
+                Ok(Sample {
+                    ids: needle.ids,
+                    weights: needle.weights,
+                })
+            }
+            Self::Tokens {
+                file,
+                sampler,
+                context,
+            } => {
+                let mut ids = vec![0; context + 1];
+                file.read(sampler.start(index), &mut ids)?;
+                Ok(Sample {
+                    ids,
+                    weights: vec![1.0; *context],
+                })
+            }
+        }
+    }
+}
+
+/// The batches of one phase, in mini-epochs, for Burn's learner.
+#[derive(Clone)]
+pub struct Feed {
+    /// The samples.
+    pub source: Arc<Source>,
+    /// Sequences per step.
+    pub batch: usize,
+    /// Sequences per forward and backward pass.
+    pub micro_batch: usize,
+    /// Steps per mini-epoch.
+    pub epoch: u64,
+    /// Steps of the phase.
+    pub steps: u64,
+    /// Steps handed out so far. Burn asks for an iterator per epoch without saying which epoch it is.
+    pub done: Arc<AtomicU64>,
+    /// Where errors go.
+    pub relay: Relay,
+}
+
+impl Feed {
+    /// The batch of the update after `done` updates.
+    ///
+    /// # Errors
+    ///
+    /// If the source fails.
+    pub fn batch(&self, done: u64) -> Result<Batch> {
+        let first = done * self.batch as u64;
+        let samples = (first..first + self.batch as u64)
+            .map(|index| self.source.sample(index))
+            .collect::<Result<_>>()?;
+        Ok(Batch {
+            samples,
+            micro_batch: self.micro_batch,
+        })
+    }
+}
+
+impl<B: Backend> DataLoader<B, Batch> for Feed {
+    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<Batch> + 'a> {
+        let start = self.done.load(Ordering::Relaxed);
+        let end = ((start / self.epoch + 1) * self.epoch).min(self.steps);
+        Box::new(Epoch {
+            feed: self,
+            start,
+            end,
+        })
+    }
+
+    fn num_items(&self) -> usize {
+        self.epoch.min(self.steps) as usize
+    }
+
+    fn to_device(&self, _device: &B::Device) -> Arc<dyn DataLoader<B, Batch>> {
+        Arc::new(self.clone()) // Batches are on the host.
+    }
+
+    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<B, Batch>> {
+        Arc::new(Self {
+            steps: self.steps.min(end as u64),
+            done: Arc::new(AtomicU64::new(start as u64)),
+            ..self.clone()
+        })
+    }
+}
+
+struct Epoch<'a> {
+    feed: &'a Feed,
+    start: u64,
+    end: u64,
+}
+
+impl Iterator for Epoch<'_> {
+    type Item = Batch;
+
+    fn next(&mut self) -> Option<Batch> {
+        let done = self.feed.done.load(Ordering::Relaxed);
+        if done >= self.end {
+            return None;
+        }
+        self.feed.done.store(done + 1, Ordering::Relaxed);
+        self.feed
+            .batch(done)
+            .inspect_err(|_| self.feed.done.store(self.end, Ordering::Relaxed))
+            .map_err(|error| self.feed.relay.fail(error))
+            .ok()
+    }
+}
+
+impl DataLoaderIterator<Batch> for Epoch<'_> {
+    fn progress(&self) -> Progress {
+        let done = self.feed.done.load(Ordering::Relaxed);
+        Progress::new(
+            (done - self.start) as usize,
+            (self.end - self.start) as usize,
+        )
+    }
+}
+
+/// Burn asks for validation data; there is none.
+pub struct NoValidation;
+
+impl<B: Backend> DataLoader<B, std::convert::Infallible> for NoValidation {
+    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<std::convert::Infallible> + 'a> {
+        Box::new(Nothing)
+    }
+
+    fn num_items(&self) -> usize {
+        0
+    }
+
+    fn to_device(&self, _device: &B::Device) -> Arc<dyn DataLoader<B, std::convert::Infallible>> {
+        Arc::new(Self)
+    }
+
+    fn slice(
+        &self,
+        _start: usize,
+        _end: usize,
+    ) -> Arc<dyn DataLoader<B, std::convert::Infallible>> {
+        Arc::new(Self)
+    }
+}
+
+struct Nothing;
+
+impl Iterator for Nothing {
+    type Item = std::convert::Infallible;
+
+    fn next(&mut self) -> Option<std::convert::Infallible> {
+        None
+    }
+}
+
+impl DataLoaderIterator<std::convert::Infallible> for Nothing {
+    fn progress(&self) -> Progress {
+        Progress::new(0, 0)
+    }
+}

@@ -1,0 +1,42 @@
+//! Two-stage training of RWKV-X on Burn's learner, from a JSON file to a model that answers questions.
+//!
+//! | module | step |
+//! | --- | --- |
+//! | [`config`], [`presets`] | one JSON file says everything; it is checked whole before the first step |
+//! | [`phase`] | base, stage 1, stage 2, and the plain model beside them: what each trains |
+//! | [`data`] | samples as a pure function of the step, and Burn's data loader over them |
+//! | [`step`] | micro-batches, accumulation, clipping: what the learner calls |
+//! | [`head_loss`], [`longce`] | cross-entropy without the logits of a whole batch, L2Wrap, token weights |
+//! | [`gradient`], [`optimizer`], [`schedule`] | global norm, AdamW with RWKV's groups, warm-up and cosine |
+//! | [`session`], [`journal`], [`checkpoint`] | the trace of every step, and the checkpoint that resuming starts from |
+//! | [`run`] | the phases one after the other |
+//! | [`dashboard`], [`curve`], [`questions`], [`report`] | what is shown during and after |
+//!
+//! Burn's `SupervisedTraining` drives the steps. Around it stands what Burn 0.21 lacks: checkpoints within a run that are
+//! whole or absent, clipping by the norm of the whole gradient, decay for some parameters only, and errors instead of panics.
+
+#![deny(missing_docs)]
+
+pub mod checkpoint;
+pub mod config;
+pub mod curve;
+pub mod dashboard;
+pub mod data;
+mod error;
+pub mod files;
+pub mod gradient;
+pub mod head_loss;
+pub mod journal;
+pub mod longce;
+pub mod optimizer;
+pub mod phase;
+pub mod presets;
+pub mod questions;
+pub mod relay;
+pub mod report;
+pub mod run;
+pub mod schedule;
+pub mod session;
+pub mod step;
+
+pub use error::{Error, Result};

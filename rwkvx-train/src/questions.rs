@@ -1,0 +1,192 @@
+//! A short examination of a trained model: RULER's single needles, and texts with many facts.
+//!
+//! Everything is generated and answered greedily. `rwkvx-eval` asks far more thoroughly; this is what a training run can
+//! say about its own result in a minute.
+
+use indicatif::ProgressBar;
+use rwkvx_datasets::Tokenizer;
+use rwkvx_datasets::needles::{CountRange, Kind, KindWeights, NeedleConfig, NeedleStream};
+use rwkvx_datasets::ruler::{self, Fit, PromptSpec, Task};
+use rwkvx_kernels::KernelBackend;
+use rwkvx_model::{RwkvX, tokens};
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+use crate::config::QuestionConfig;
+
+/// Texts read at once.
+const BATCH: usize = 8;
+/// Questions about each text with many facts.
+const QUESTIONS_PER_TEXT: usize = 4;
+/// Tokens a model may say. A UUID in bytes, and the space before it, take 37; no answer takes more.
+const ANSWER_TOKENS: usize = 40;
+/// RULER's tasks, easiest first.
+const NEEDLES: [Task; 3] = [Task::Passkey, Task::Number, Task::Uuid];
+
+/// How many answers of one kind were right.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Score {
+    /// `passkey`, `number`, `uuid`, or `facts`.
+    pub task: String,
+    /// Length of the texts in tokens, answer included.
+    pub length: usize,
+    /// Right answers.
+    pub correct: usize,
+    /// Answers asked for.
+    pub asked: usize,
+}
+
+impl Score {
+    /// Right answers in percent.
+    pub fn percent(&self) -> f64 {
+        100.0 * self.correct as f64 / self.asked.max(1) as f64
+    }
+}
+
+/// Number of texts that [`examine`] reads.
+pub fn texts(config: &QuestionConfig) -> usize {
+    (NEEDLES.len() + 1) * config.lengths.len() * config.samples
+}
+
+/// Asks everything of `config`; `seed` decides the texts, so two models can be asked the same. `progress` counts texts.
+///
+/// # Errors
+///
+/// If a length is too short for a task's fixed text.
+pub fn examine<B: KernelBackend>(
+    model: &RwkvX<B>,
+    tokenizer: &Tokenizer,
+    config: &QuestionConfig,
+    seed: u64,
+    progress: &ProgressBar,
+) -> Result<Vec<Score>> {
+    let examination = Examination {
+        model,
+        tokenizer,
+        config,
+        seed,
+        progress,
+    };
+    let mut scores = Vec::new();
+    for task in NEEDLES {
+        for &length in &config.lengths {
+            scores.push(examination.needles(task, length)?);
+        }
+    }
+    for &length in &config.lengths {
+        scores.push(examination.facts(length)?);
+    }
+    Ok(scores)
+}
+
+struct Examination<'a, B: KernelBackend> {
+    model: &'a RwkvX<B>,
+    tokenizer: &'a Tokenizer,
+    config: &'a QuestionConfig,
+    seed: u64,
+    progress: &'a ProgressBar,
+}
+
+impl<B: KernelBackend> Examination<'_, B> {
+    /// Single-needle prompts, scored as RULER does: the answer stands in what the model says.
+    fn needles(&self, task: Task, length: usize) -> Result<Score> {
+        let samples = self.config.samples;
+        let mut prompts = Vec::with_capacity(samples);
+        for sample in 0..samples {
+            let spec = PromptSpec {
+                tokens_to_generate: ANSWER_TOKENS,
+                fit: Fit::Exact,
+                seed: self.seed.wrapping_add(sample as u64),
+                ..PromptSpec::new(task, length)
+            };
+            let prompt = ruler::build(&spec, self.tokenizer, None)?;
+            prompts.push((self.tokenizer.encode(&prompt.text)?, prompt.answer));
+        }
+        let mut correct = 0;
+        for batch in prompts.chunks(BATCH) {
+            let rows: Vec<&[u32]> = batch.iter().map(|(ids, _)| ids.as_slice()).collect();
+            let said = self.greedy(&rows)?;
+            correct += batch
+                .iter()
+                .zip(said)
+                .filter(|((_, answer), ids)| {
+                    let said = self.tokenizer.decode_lossy(ids).to_lowercase();
+                    said.contains(&answer.to_lowercase())
+                })
+                .count();
+            self.progress.inc(batch.len() as u64);
+        }
+        Ok(Score {
+            task: task.name().to_owned(),
+            length,
+            correct,
+            asked: samples,
+        })
+    }
+
+    /// The most likely next tokens of each row, one after the other. The rows have equal lengths.
+    fn greedy(&self, rows: &[&[u32]]) -> Result<Vec<Vec<u32>>> {
+        let device = self.model.device();
+        let vocab_size = self.model.config().vocab_size;
+        let mut state = self.model.state(rows.len());
+        let ids = tokens::ids_tensor::<B>(rows, vocab_size, &device)?;
+        let mut logits = self.model.prefill(ids, &mut state); // [batch, vocab]
+        let mut said = vec![Vec::with_capacity(ANSWER_TOKENS); rows.len()];
+        for _ in 0..ANSWER_TOKENS {
+            let next = logits.argmax(1).reshape([rows.len()]); // [batch]
+            let ids = next.clone().into_data();
+            for (row, id) in said.iter_mut().zip(ids.iter::<u32>()) {
+                row.push(id);
+            }
+            logits = self.model.step(next, &mut state);
+        }
+        Ok(said)
+    }
+
+    /// Questions about texts with many facts. An answer counts when all its tokens are the most likely ones given the
+    /// text before them, which is when the model, asked that question there, would have said just this.
+    fn facts(&self, length: usize) -> Result<Score> {
+        let only = |count| CountRange {
+            min: count,
+            max: count,
+        };
+        let needles = NeedleConfig {
+            ctx: length,
+            document_tokens: only(length + 1),
+            mix: KindWeights::only(&[Kind::Facts]),
+            facts: only(self.config.facts),
+            questions: only(QUESTIONS_PER_TEXT.min(self.config.facts)),
+            ..NeedleConfig::default()
+        };
+        let stream = NeedleStream::new(&needles, self.tokenizer, self.seed)?;
+        let texts = (0..self.config.samples as u64)
+            .map(|index| stream.sample(index))
+            .collect::<std::result::Result<Vec<_>, _>>()?;
+        let device = self.model.device();
+        let vocab_size = self.model.config().vocab_size;
+        let mut score = Score {
+            task: "facts".to_owned(),
+            length,
+            correct: 0,
+            asked: 0,
+        };
+        for batch in texts.chunks(BATCH) {
+            let rows: Vec<&[u32]> = batch.iter().map(|text| &text.ids[..length]).collect();
+            let ids = tokens::ids_tensor::<B>(&rows, vocab_size, &device)?;
+            let likely = self.model.forward(ids).argmax(2).into_data(); // [batch, time, 1]
+            let likely: Vec<u32> = likely.iter::<u32>().collect();
+            for (text, likely) in batch.iter().zip(likely.chunks(length)) {
+                score.asked += text.answers.len();
+                score.correct += text
+                    .answers
+                    .iter()
+                    .filter(|span| {
+                        likely[(*span).clone()] == text.ids[span.start + 1..span.end + 1]
+                    })
+                    .count();
+            }
+            self.progress.inc(batch.len() as u64);
+        }
+        Ok(score)
+    }
+}

@@ -1,0 +1,407 @@
+//! A run from its configuration to its report: one phase after the other, each through Burn's learner.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use burn::backend::Autodiff;
+use burn::module::{AutodiffModule, Module, ModuleMapper, Param, ParamId};
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+use burn::train::metric::LearningRateMetric;
+use burn::train::{Learner, SupervisedTraining};
+use indicatif::{ProgressBar, ProgressStyle};
+use rwkvx_datasets::Tokenizer;
+use rwkvx_kernels::KernelBackend;
+use rwkvx_model::checkpoint::{self, LoadOptions, Metadata};
+use rwkvx_model::{OutputStart, RwkvX, RwkvXConfig, expand, names};
+
+use crate::checkpoint::{CheckpointStore, Position, SavedCheckpoint};
+use crate::config::{Expansion, LongCeChoice, StageConfig, TrainConfig};
+use crate::dashboard::{NoFiles, PlainRenderer, ReportMetric};
+use crate::data::{Feed, NoValidation, Source};
+use crate::journal::{self, Journal};
+use crate::optimizer::GroupedAdamW;
+use crate::phase::{Phase, Stage};
+use crate::relay::Relay;
+use crate::report::{ModelScores, PhaseReport, RunReport};
+use crate::session::{Recorded, Session};
+use crate::step::{StepSettings, Trainee};
+use crate::{Error, Result, curve, files, questions};
+
+/// The configuration of a run, in its directory.
+pub const CONFIG: &str = "config.json";
+/// The final weights of a run, in its directory.
+pub const MODEL: &str = "model.safetensors";
+const BASE: &str = "base.safetensors";
+const COMPARED: &str = "rwkv7.safetensors";
+const REPORT: &str = "report.json";
+
+/// Makes the directory of a new run and writes its configuration there.
+///
+/// # Errors
+///
+/// If the configuration is impossible, or the directory holds something already.
+pub fn create(config: &TrainConfig, directory: &Path) -> Result<()> {
+    config.validate()?;
+    fs::create_dir_all(directory).map_err(Error::io(directory))?;
+    let mut entries = fs::read_dir(directory).map_err(Error::io(directory))?;
+    if entries.next().is_some() {
+        return Err(Error::Option {
+            option: "--out",
+            reason: format!(
+                "{} is not empty; choose another directory, or pass `--resume` to go on with the run there",
+                directory.display()
+            ),
+        });
+    }
+    let json = serde_json::to_vec_pretty(config).map_err(|error| Error::ConfigFile {
+        path: directory.join(CONFIG),
+        reason: error.to_string(),
+    })?;
+    files::write_atomically(&directory.join(CONFIG), &json)
+}
+
+/// Runs, or goes on with, the run in `directory`.
+///
+/// # Errors
+///
+/// Whatever stops a run: bad data, a bad checkpoint, a full disk, a loss that is no number.
+pub fn train<B: KernelBackend>(
+    config: &TrainConfig,
+    directory: &Path,
+    device: &B::Device,
+    dashboard: bool,
+) -> Result<RunReport> {
+    let started = Instant::now();
+    config.validate()?;
+    let run = Run::<B> {
+        config,
+        directory,
+        device,
+        dashboard,
+        tokenizer: config.open_tokenizer()?,
+        checkpoints: CheckpointStore::open(directory, config.checkpoints.keep, metadata(config))?,
+    };
+    run.check_data()?;
+    run.phases()?;
+    let lines = journal::read(&directory.join(journal::FILE))?;
+    curve::draw(&lines, directory)?;
+    let report = RunReport {
+        run: directory.to_path_buf(),
+        parameters: config.model.parameters(),
+        phases: config
+            .phases()
+            .into_iter()
+            .filter_map(|phase| PhaseReport::of(phase, &lines))
+            .collect(),
+        answers: run.answers()?,
+        seconds: started.elapsed().as_secs_f64(),
+    };
+    let json = serde_json::to_vec_pretty(&report).unwrap_or_default();
+    files::write_atomically(&directory.join(REPORT), &json)?;
+    Ok(report)
+}
+
+fn metadata(config: &TrainConfig) -> Metadata {
+    Metadata {
+        tokenizer: Some(config.tokenizer.clone()),
+        ..Metadata::default()
+    }
+}
+
+struct Run<'a, B: Backend> {
+    config: &'a TrainConfig,
+    directory: &'a Path,
+    device: &'a B::Device,
+    dashboard: bool,
+    tokenizer: Tokenizer,
+    checkpoints: CheckpointStore,
+}
+
+impl<B: KernelBackend> Run<'_, B> {
+    /// Opens the data of every phase before the first step, so that a mistake in the last phase is found now.
+    fn check_data(&self) -> Result<()> {
+        for phase in self.config.phases() {
+            self.source(phase, self.stage(phase)?)?.sample(0)?;
+        }
+        Ok(())
+    }
+
+    fn phases(&self) -> Result<()> {
+        let phases = self.config.phases();
+        let saved = self.checkpoints.open_newest()?;
+        let first = match &saved {
+            None => 0,
+            Some(saved) => phases
+                .iter()
+                .position(|phase| *phase == saved.position().phase)
+                .ok_or_else(|| {
+                    let reason = format!(
+                        "is of a phase, {}, that config.json does not run",
+                        saved.position().phase
+                    );
+                    Error::checkpoint(self.directory, reason)
+                })?,
+        };
+        let mut before: Option<RwkvX<B>> = None;
+        let mut saved = saved;
+        for &phase in &phases[first..] {
+            let saved = saved.take();
+            let model = match &saved {
+                Some(saved) => saved.model(&self.load_options(), self.device)?,
+                None => self.start(phase, before)?,
+            };
+            let model = self.phase(phase, model, saved.as_ref())?;
+            self.keep_result(phase, &model)?;
+            before = Some(model);
+        }
+        Ok(())
+    }
+
+    /// The model that a phase starts with, given what the phase before it left.
+    fn start(&self, phase: Phase, before: Option<RwkvX<B>>) -> Result<RwkvX<B>> {
+        let base = RwkvXConfig {
+            n_sparse: 0,
+            ..self.config.model.clone()
+        };
+        let model = match (phase, before) {
+            (Phase::Rwkv7Stage1 | Phase::Rwkv7Stage2, Some(model))
+                if model.config().n_sparse == 0 =>
+            {
+                model
+            }
+            (Phase::Rwkv7Stage1 | Phase::Rwkv7Stage2, _) => {
+                self.load(&self.directory.join(BASE))?
+            }
+            (_, Some(model)) => model,
+            (_, None) => match &self.config.start_from {
+                Some(path) => self.load_start(path, phase)?,
+                None => {
+                    B::seed(self.device, self.config.seed);
+                    base.init(self.device)
+                }
+            },
+        };
+        if !phase.is_hybrid() || model.config().n_sparse > 0 {
+            return Ok(model);
+        }
+        let start = match self.config.expansion {
+            Expansion::Zero => OutputStart::Zero,
+            Expansion::Copy => OutputStart::Copy,
+        };
+        let (n_sparse, shape) = (self.config.model.n_sparse, self.config.model.attention());
+        Ok(expand(model, n_sparse, shape, start)?)
+    }
+
+    fn load(&self, path: &Path) -> Result<RwkvX<B>> {
+        Ok(checkpoint::load(path, &self.load_options(), self.device)?.model)
+    }
+
+    /// Loads the weights given by `--model` and checks that they fit the configuration and the phase.
+    fn load_start(&self, path: &Path, phase: Phase) -> Result<RwkvX<B>> {
+        let model = self.load(path)?;
+        let wanted = &self.config.model;
+        let found = model.config();
+        let allowed: &[usize] = match phase {
+            Phase::Stage1 => &[0, wanted.n_sparse],
+            Phase::Stage2 => &[wanted.n_sparse],
+            Phase::Base | Phase::Rwkv7Stage1 | Phase::Rwkv7Stage2 => &[0],
+        };
+        if !allowed.contains(&found.n_sparse) {
+            let reason = format!(
+                "has {} sparse blocks; {phase} starts from a model with {allowed:?}",
+                found.n_sparse
+            );
+            return Err(Error::checkpoint(path, reason));
+        }
+        let same_rest = RwkvXConfig {
+            n_sparse: found.n_sparse,
+            chunk_size: found.chunk_size,
+            top_k: found.top_k,
+            ..wanted.clone()
+        };
+        match *found == same_rest {
+            true => Ok(model),
+            false => Err(Error::field(
+                "model",
+                format!("does not fit {}, which has {found:?}", path.display()),
+            )),
+        }
+    }
+
+    /// Trains one phase and gives the model without autodiff.
+    fn phase(
+        &self,
+        phase: Phase,
+        model: RwkvX<B>,
+        saved: Option<&SavedCheckpoint>,
+    ) -> Result<RwkvX<B>> {
+        let stage = self.stage(phase)?;
+        let position = saved.map_or(Position::start(phase), SavedCheckpoint::position);
+        if position.step >= stage.steps {
+            return Ok(model);
+        }
+        let model = trainable(RwkvX::<Autodiff<B>>::from_inner(model), phase);
+        let parameters = names::parameters(&model);
+        let mut optimizer = GroupedAdamW::<B>::new(&self.config.optimizer, &parameters);
+        if let Some(saved) = saved {
+            saved.restore_optimizer(&mut optimizer, &parameters, self.device)?;
+        }
+        let relay = Relay::default();
+        let every = self.config.checkpoints.every_steps;
+        let session = Arc::new(Mutex::new(Session {
+            position,
+            steps: stage.steps,
+            checkpoint_every: every,
+            journal: Journal::open(self.directory, phase, position.step)?,
+            checkpoints: self.checkpoints.clone(),
+            parameters,
+            relay: relay.clone(),
+            last_step: Instant::now(),
+        }));
+        let settings = StepSettings {
+            longce: stage.longce.map(LongCeChoice::settings),
+            l2_wrap: self.config.l2_wrap,
+            clip_norm: self.config.optimizer.clip_norm,
+        };
+        let feed = Feed {
+            source: Arc::new(self.source(phase, stage)?),
+            batch: stage.batch,
+            micro_batch: stage.micro_batch,
+            epoch: every,
+            steps: stage.steps,
+            done: Arc::new(AtomicU64::new(position.step)),
+            relay: relay.clone(),
+        };
+        let learner = Learner::new(
+            Trainee::new(model, settings, relay.clone()),
+            Recorded::new(optimizer, session.clone()),
+            stage.schedule().from_step(position.step),
+        );
+        let mut training =
+            SupervisedTraining::new(self.directory, Arc::new(feed), Arc::new(NoValidation))
+                .metric_train_numeric(ReportMetric::new("Loss", |report| report.loss))
+                .metric_train_numeric(ReportMetric::new("NLL", |report| report.nll))
+                .metric_train_numeric(ReportMetric::new("Gradient norm", |report| {
+                    report.grad_norm
+                }))
+                .metric_train_numeric(LearningRateMetric::new())
+                .with_metric_logger(NoFiles)
+                .with_application_logger(None)
+                .with_interrupter(relay.interrupter())
+                .num_epochs(stage.steps.div_ceil(every) as usize);
+        if position.step > 0 {
+            training = training.checkpoint((position.step / every) as usize);
+        }
+        if !self.dashboard {
+            training = training.renderer(PlainRenderer::new(phase, position.step, stage.steps));
+        }
+        let trained = training.launch(learner);
+        drop(trained.renderer); // Leaves the dashboard's screen.
+        if let Some(error) = relay.take_error() {
+            return Err(error);
+        }
+        let session = session.lock().unwrap_or_else(PoisonError::into_inner);
+        match session.position.step == stage.steps {
+            true => Ok(trained.model.model),
+            false => Err(Error::Stopped {
+                phase: phase.name(),
+                step: session.position.step,
+                run: self.directory.to_path_buf(),
+            }),
+        }
+    }
+
+    /// Writes the weights that a phase ends with under the names that later phases, and users, look for.
+    fn keep_result(&self, phase: Phase, model: &RwkvX<B>) -> Result<()> {
+        let names: &[&str] = match phase {
+            Phase::Base => &[BASE, MODEL],
+            Phase::Stage1 | Phase::Stage2 => &[MODEL],
+            Phase::Rwkv7Stage1 | Phase::Rwkv7Stage2 => &[COMPARED],
+        };
+        for name in names {
+            checkpoint::save(model, &metadata(self.config), &self.directory.join(name))?;
+        }
+        Ok(())
+    }
+
+    /// Asks the final model, and the plain one beside it if there is one.
+    fn answers(&self) -> Result<Vec<ModelScores>> {
+        let Some(config) = &self.config.questions else {
+            return Ok(Vec::new());
+        };
+        let models: Vec<_> = [("RWKV-X", MODEL), ("RWKV-7", COMPARED)]
+            .map(|(name, file)| (name, self.directory.join(file)))
+            .into_iter()
+            .filter(|(_, path)| path.exists())
+            .collect();
+        // Drawn on a terminal only.
+        let style =
+            ProgressStyle::with_template("asking {msg} {wide_bar} {pos}/{len} texts, {eta} left");
+        let progress = ProgressBar::new((models.len() * questions::texts(config)) as u64)
+            .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        let mut answers = Vec::new();
+        for (name, path) in models {
+            progress.set_message(name);
+            let model = self.load(&path)?;
+            // Another seed than any phase trains with.
+            let seed = self.config.seed.wrapping_add(1_000_003);
+            answers.push(ModelScores {
+                model: name.to_owned(),
+                scores: questions::examine(&model, &self.tokenizer, config, seed, &progress)?,
+            });
+        }
+        progress.finish_and_clear();
+        Ok(answers)
+    }
+
+    fn stage(&self, phase: Phase) -> Result<&StageConfig> {
+        self.config
+            .stage_config(phase.stage())
+            .ok_or_else(|| Error::field("stages", format!("does not hold what {phase} needs")))
+    }
+
+    /// The data of a phase. Stages see different texts; the comparison sees those of the stage it stands beside.
+    fn source(&self, phase: Phase, stage: &StageConfig) -> Result<Source> {
+        let offset = match phase.stage() {
+            Stage::Base => 0,
+            Stage::Stage1 => 1,
+            Stage::Stage2 => 2,
+        };
+        let seed = self.config.seed.wrapping_add(offset);
+        let data = stage.data.as_ref().unwrap_or(&self.config.data);
+        Source::open(data, &self.tokenizer, stage.context, seed)
+    }
+
+    fn load_options(&self) -> LoadOptions {
+        LoadOptions {
+            chunk_size: Some(self.config.model.chunk_size),
+            top_k: Some(self.config.model.top_k),
+        }
+    }
+}
+
+/// Marks the parameters that a phase trains; the others get no gradient, no optimiser state and no change.
+pub fn trainable<B: Backend>(model: RwkvX<B>, phase: Phase) -> RwkvX<B> {
+    let frozen = names::parameters(&model)
+        .into_iter()
+        .filter(|parameter| phase.freezes_rwkv() && !parameter.is_sparse())
+        .map(|parameter| parameter.id)
+        .collect();
+    model.map(&mut Freeze { frozen })
+}
+
+struct Freeze {
+    frozen: HashSet<ParamId>,
+}
+
+impl<B: Backend> ModuleMapper<B> for Freeze {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        let trains = !self.frozen.contains(&param.id);
+        param.set_require_grad(trains)
+    }
+}

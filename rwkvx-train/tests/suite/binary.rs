@@ -1,0 +1,192 @@
+//! The program from outside: whole runs, what they leave, and running it in tests.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use rwkvx_model::checkpoint::{self, LoadOptions};
+use rwkvx_train::config::{StageConfigs, TrainConfig};
+use rwkvx_train::journal::{self, Line};
+use rwkvx_train::phase::Phase;
+use rwkvx_train::presets;
+use rwkvx_train::report::RunReport;
+
+use crate::support::B;
+
+/// The program with these arguments, run in `directory`.
+pub(crate) fn program(directory: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rwkvx-train"));
+    command
+        .args(arguments)
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+#[track_caller]
+pub(crate) fn succeed(directory: &Path, arguments: &[&str]) -> Output {
+    let output = program(directory, arguments).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {errors}");
+    output
+}
+
+/// All stages in a few seconds: a tiny model, a checkpoint every two steps, no questions.
+pub(crate) fn tiny_config() -> TrainConfig {
+    let mut config = presets::preset("demo-short").unwrap();
+    config.name = "tiny".to_owned();
+    config.model.channels = 32;
+    config.model.head_size = 16;
+    config.questions = None;
+    config.checkpoints.every_steps = 2;
+    let StageConfigs {
+        base,
+        stage1,
+        stage2,
+    } = &mut config.stages;
+    for (stage, steps) in [(base, 5), (stage1, 3), (stage2, 4)] {
+        stage.as_mut().unwrap().steps = steps;
+    }
+    config
+}
+
+pub(crate) fn write_config(directory: &Path, config: &TrainConfig) -> String {
+    let path = directory.join(format!("{}.json", config.name));
+    std::fs::write(&path, serde_json::to_vec_pretty(config).unwrap()).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// What must not depend on how often a run was stopped: everything but the speed.
+pub(crate) fn numbers(run: &Path) -> Vec<Line> {
+    let mut lines = journal::read(&run.join(journal::FILE)).unwrap();
+    for line in &mut lines {
+        line.tokens_per_second = 0.0;
+    }
+    lines
+}
+
+#[test]
+fn a_whole_run_leaves_what_it_promises() {
+    let place = tempfile::tempdir().unwrap();
+    let mut config = tiny_config();
+    config.questions = presets::preset("demo-short").unwrap().questions;
+    let file = write_config(place.path(), &config);
+    let output = succeed(place.path(), &["--config", &file, "--json"]);
+    let report: RunReport = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report.run, Path::new("runs/tiny-1"));
+    let run = place.path().join(&report.run);
+    assert_eq!(TrainConfig::read(&run.join("config.json")).unwrap(), config);
+
+    let lines = numbers(&run);
+    let steps = |phase| lines.iter().filter(|line| line.stage == phase).count();
+    let counts: Vec<usize> = Phase::ALL.into_iter().map(steps).collect();
+    assert_eq!(counts, [5, 3, 4, 3, 4]);
+    assert!(
+        lines
+            .iter()
+            .all(|line| line.loss.is_finite() && line.grad_norm > 0.0)
+    );
+    assert_eq!(report.phases.len(), 5);
+
+    let load = |name: &str| {
+        let path = run.join(name);
+        checkpoint::load::<B>(&path, &LoadOptions::default(), &Default::default()).unwrap()
+    };
+    let hybrid = load("model.safetensors");
+    assert_eq!(*hybrid.model.config(), config.model);
+    assert_eq!(hybrid.metadata.tokenizer.as_deref(), Some("byte"));
+    assert_eq!(load("base.safetensors").model.config().n_sparse, 0);
+    assert_eq!(load("rwkv7.safetensors").model.config().n_sparse, 0);
+    let kept = std::fs::read_dir(run.join("checkpoints")).unwrap().count();
+    assert_eq!(kept, config.checkpoints.keep);
+    assert!(run.join("loss.svg").exists() && run.join("loss.png").exists());
+
+    let asked: Vec<_> = report
+        .answers
+        .iter()
+        .map(|model| model.scores.len())
+        .collect();
+    assert_eq!(asked, [4, 4]);
+    for model in &report.answers {
+        assert!(
+            model
+                .scores
+                .iter()
+                .all(|score| score.asked > 0 && score.correct <= score.asked)
+        );
+    }
+}
+
+#[test]
+fn stages_run_one_by_one_give_what_they_give_in_one_run() {
+    let place = tempfile::tempdir().unwrap();
+    let mut config = tiny_config();
+    config.compare_base = false;
+    let file = write_config(place.path(), &config);
+    succeed(place.path(), &["--config", &file, "--out", "all"]);
+    succeed(
+        place.path(),
+        &["--config", &file, "--out", "a", "--stage", "base"],
+    );
+    let base = [
+        "--config",
+        &file,
+        "--out",
+        "b",
+        "--stage",
+        "1",
+        "--model",
+        "a/model.safetensors",
+    ];
+    succeed(place.path(), &base);
+    let stage1 = [
+        "--config",
+        &file,
+        "--out",
+        "c",
+        "--stage",
+        "2",
+        "--model",
+        "b/model.safetensors",
+    ];
+    succeed(place.path(), &stage1);
+    let parts: Vec<Line> = ["a", "b", "c"]
+        .iter()
+        .flat_map(|run| numbers(&place.path().join(run)))
+        .collect();
+    assert_eq!(parts, numbers(&place.path().join("all")));
+    let model =
+        |run: &str| std::fs::read(place.path().join(run).join("model.safetensors")).unwrap();
+    assert!(model("c") == model("all"));
+}
+
+#[test]
+fn the_same_configuration_gives_the_same_numbers() {
+    let place = tempfile::tempdir().unwrap();
+    let file = write_config(place.path(), &tiny_config());
+    succeed(place.path(), &["--config", &file]);
+    succeed(place.path(), &["--config", &file]);
+    assert_eq!(
+        numbers(&place.path().join("runs/tiny-1")),
+        numbers(&place.path().join("runs/tiny-2"))
+    );
+}
+
+#[test]
+fn every_preset_is_a_possible_run() {
+    for name in presets::names() {
+        let mut config = presets::preset(name).unwrap();
+        assert_eq!(config.name, name);
+        if config.stages.base.is_none() {
+            config.start_from = Some("base.pth".into());
+        }
+        config
+            .validate()
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        config.open_tokenizer().unwrap();
+    }
+    let parameters = |name| presets::preset(name).unwrap().model.parameters();
+    assert_eq!(parameters("rwkvx-0.2b"), 219_361_536);
+    assert_eq!(parameters("rwkvx-3.6b"), 3_576_983_040);
+}

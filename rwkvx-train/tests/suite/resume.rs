@@ -1,0 +1,87 @@
+//! Killed at any moment, a run goes on bit for bit.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rwkvx_train::journal;
+
+use crate::binary::{numbers, program, succeed, tiny_config, write_config};
+
+/// Starts the program and kills it, as `kill -9` does, once the run has `lines` metrics lines. False if it ended before.
+fn kill_after(directory: &Path, run: &str, arguments: &[&str], lines: usize) -> bool {
+    let mut child = program(directory, arguments).spawn().unwrap();
+    let path = directory.join(run).join(journal::FILE);
+    let started = Instant::now();
+    loop {
+        let written = std::fs::read_to_string(&path)
+            .unwrap_or_default()
+            .lines()
+            .count();
+        if written >= lines {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            return true;
+        }
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success());
+            return false;
+        }
+        assert!(
+            started.elapsed() < Duration::from_secs(120),
+            "no line {lines} within two minutes"
+        );
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn a_run_killed_again_and_again_equals_one_that_never_stopped() {
+    let place = tempfile::tempdir().unwrap();
+    let file = write_config(place.path(), &tiny_config());
+    succeed(place.path(), &["--config", &file, "--out", "whole"]);
+
+    // In every phase: before the first checkpoint, between two, at one, at the end of a phase.
+    let mut killed = kill_after(place.path(), "cut", &["--config", &file, "--out", "cut"], 1);
+    for lines in [2, 3, 5, 6, 8, 10, 12, 13, 15, 18] {
+        killed &= kill_after(place.path(), "cut", &["--resume", "--out", "cut"], lines);
+    }
+    assert!(killed, "a run ended before it could be killed");
+    succeed(place.path(), &["--resume", "--out", "cut"]);
+
+    assert_eq!(
+        numbers(&place.path().join("cut")),
+        numbers(&place.path().join("whole"))
+    );
+    for file in ["base.safetensors", "model.safetensors", "rwkv7.safetensors"] {
+        let read = |run: &str| std::fs::read(place.path().join(run).join(file)).unwrap();
+        assert!(read("cut") == read("whole"), "{file} differs");
+    }
+}
+
+#[test]
+fn without_a_directory_the_newest_run_is_resumed() {
+    let place = tempfile::tempdir().unwrap();
+    let file = write_config(place.path(), &tiny_config());
+    assert!(kill_after(
+        place.path(),
+        "runs/tiny-1",
+        &["--config", &file],
+        4
+    ));
+    succeed(place.path(), &["--resume"]);
+    assert_eq!(numbers(&place.path().join("runs/tiny-1")).len(), 19);
+}
+
+#[test]
+fn what_a_kill_left_half_written_is_cleared_and_a_finished_run_can_be_resumed() {
+    let place = tempfile::tempdir().unwrap();
+    let file = write_config(place.path(), &tiny_config());
+    succeed(place.path(), &["--config", &file, "--out", "run"]);
+    let half = place.path().join("run/checkpoints/stage1-00000002.partial");
+    std::fs::create_dir(&half).unwrap();
+    std::fs::write(half.join("model.safetensors"), "half").unwrap();
+    let before = numbers(&place.path().join("run"));
+    succeed(place.path(), &["--resume", "--out", "run"]);
+    assert!(!half.exists());
+    assert_eq!(numbers(&place.path().join("run")), before);
+}
