@@ -9,7 +9,10 @@ use crate::time_mix::TimeMixState;
 
 /// The state of a batch of texts: constant in size for the recurrent blocks, growing by one key and one value per token
 /// and sparse block for the others.
-pub struct State<B: KernelBackend> {
+///
+/// A clone is a branch: the two go on apart from each other, and share what they have until then.
+#[derive(Debug, Clone)]
+pub struct State<B: Backend> {
     pub(crate) recurrent: Vec<RecurrentState<B>>,
     pub(crate) sparse: Vec<SparseState<B>>,
     pub(crate) tokens: usize,
@@ -17,6 +20,7 @@ pub struct State<B: KernelBackend> {
 }
 
 /// State of a recurrent block.
+#[derive(Debug, Clone)]
 pub(crate) struct RecurrentState<B: Backend> {
     pub(crate) time_mix: TimeMixState<B>,
     /// The channel mix's last normalised input, `[batch, channels]`.
@@ -24,7 +28,8 @@ pub(crate) struct RecurrentState<B: Backend> {
 }
 
 /// State of a sparse block.
-pub(crate) struct SparseState<B: KernelBackend> {
+#[derive(Debug, Clone)]
+pub(crate) struct SparseState<B: Backend> {
     pub(crate) cache: KvCache<B>,
     /// The channel mix's last normalised input, `[batch, channels]`.
     pub(crate) channel_carry: Tensor<B, 2>,
@@ -32,6 +37,9 @@ pub(crate) struct SparseState<B: KernelBackend> {
 
 impl<B: KernelBackend> State<B> {
     /// The state before the first token of `batch` texts.
+    ///
+    /// # Panics
+    /// If `batch` is 0 and there are sparse blocks.
     pub fn new(config: &RwkvXConfig, batch: usize, device: &B::Device) -> Self {
         let (heads, head_size) = (config.n_head(), config.head_size);
         let carry = || Tensor::zeros([batch, config.channels], device);
@@ -51,6 +59,13 @@ impl<B: KernelBackend> State<B> {
             sparse: (0..config.n_sparse).map(|_| sparse()).collect(),
             tokens: 0,
             batch,
+        }
+    }
+
+    /// Makes room for texts of so many tokens in all, where that is known, so that no cache is moved as it grows.
+    pub fn reserve(&mut self, tokens: usize) {
+        for block in &mut self.sparse {
+            block.cache.reserve(tokens);
         }
     }
 

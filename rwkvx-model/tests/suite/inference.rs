@@ -11,6 +11,7 @@ on_backends! {
     prefill_in_two_pieces_equals_forward_at_every_split;
     prefill_in_ragged_pieces_equals_forward;
     steps_equal_forward;
+    branches_of_a_state_go_their_own_ways;
     a_batch_equals_its_rows_alone;
     a_later_token_changes_nothing_before_it;
 }
@@ -94,6 +95,25 @@ fn steps_equal_forward<B: KernelBackend>() {
                 &last_of(&logits, position),
             );
         }
+    }
+}
+
+fn branches_of_a_state_go_their_own_ways<B: KernelBackend>() {
+    let (model, ids, logits) = case::<B>("rwkvx_tiny");
+    let [_, time] = ids.dims();
+    let mut trunk = model.state(2);
+    trunk.reserve(time);
+    model.prefill(ids.clone().narrow(1, 0, 50), &mut trunk);
+    let rest = ids.narrow(1, 50, time - 50);
+    let expected = host(logits.narrow(1, 50, time - 50));
+    let mut branch = trunk.clone();
+    model.prefill(rest.clone().flip([1]), &mut branch);
+    for state in [&mut trunk.clone(), &mut trunk] {
+        assert_close(
+            "branch",
+            &host(model.prefill_all(rest.clone(), state)),
+            &expected,
+        );
     }
 }
 

@@ -45,6 +45,7 @@ impl Logits {
         write_beside(&self.out, |file| {
             file.write_all(&header)?;
             let mut state = model.state(1);
+            state.reserve(ids.len());
             for piece in ids_tensor.split(PIECE, 1) {
                 let length = piece.dims()[1];
                 let logits = model.prefill_all(piece, &mut state).into_data();
