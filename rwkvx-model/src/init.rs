@@ -115,9 +115,18 @@ fn initial_value<B: Backend>(
         "att.output.weight" | "ffn.value.weight" => constant(0.0, shape),
         "att.ln_x.weight" => constant(((1 + layer) as f64 / n_layer).powf(0.7), shape),
         "ffn.x_k" => shift(down.powi(4)),
-        _ if parameter.ends_with(".weight") => constant(1.0, shape),
-        _ => constant(0.0, shape),
+        _ if parameter.ends_with(".bias") => constant(0.0, shape),
+        _ if is_norm(parameter) => constant(1.0, shape),
+        _ => unreachable!("{name} is in no row of the table"),
     }
+}
+
+/// Whether it is the weight of a layer norm.
+fn is_norm(parameter: &str) -> bool {
+    matches!(
+        parameter,
+        "ln0.weight" | "ln1.weight" | "ln2.weight" | "ln_out.weight"
+    )
 }
 
 fn constant(value: f64, shape: &[usize]) -> TensorData {

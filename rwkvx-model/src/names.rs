@@ -106,7 +106,7 @@ pub(crate) type Value = Box<dyn Fn() -> TensorData>;
 /// Every parameter with a way to its value, in the order of the model.
 pub(crate) fn values<B: Backend>(model: &RwkvX<B>) -> Vec<(NamedParam, Value)> {
     struct Visitor {
-        path: Path,
+        path: FieldPath,
         found: Vec<(NamedParam, Value)>,
     }
     impl<B: Backend> ModuleVisitor<B> for Visitor {
@@ -132,7 +132,7 @@ pub(crate) fn values<B: Backend>(model: &RwkvX<B>) -> Vec<(NamedParam, Value)> {
         }
     }
     let mut visitor = Visitor {
-        path: Path::of(model),
+        path: FieldPath::of(model),
         found: Vec::new(),
     };
     model.visit(&mut visitor);
@@ -148,7 +148,7 @@ pub(crate) fn fill<B: Backend>(
     value: impl FnMut(&str, &[usize]) -> Result<TensorData, Error>,
 ) -> Result<RwkvX<B>, Error> {
     struct Mapper<F> {
-        path: Path,
+        path: FieldPath,
         value: F,
         error: Option<Error>,
     }
@@ -179,7 +179,7 @@ pub(crate) fn fill<B: Backend>(
         }
     }
     let mut mapper = Mapper {
-        path: Path::of(&model),
+        path: FieldPath::of(&model),
         value,
         error: None,
     };
@@ -191,12 +191,12 @@ pub(crate) fn fill<B: Backend>(
 }
 
 /// The fields on the way to a parameter.
-struct Path {
+struct FieldPath {
     segments: Vec<String>,
     prefixed: bool,
 }
 
-impl Path {
+impl FieldPath {
     fn of<B: Backend>(model: &RwkvX<B>) -> Self {
         Self {
             segments: Vec::new(),

@@ -7,7 +7,7 @@ use clap::Args;
 use rwkvx_model::checkpoint;
 use serde_json::json;
 
-use crate::model::ModelOptions;
+use crate::model::{ModelOptions, busy};
 
 #[derive(Args)]
 pub(crate) struct Convert {
@@ -21,7 +21,9 @@ pub(crate) struct Convert {
 impl Convert {
     pub(crate) fn run<B: Backend>(self, json: bool, device: &B::Device) -> anyhow::Result<()> {
         let loaded = self.model.load::<B>(device)?;
+        let writing = busy(format!("writing {}", self.out.display()));
         checkpoint::save(&loaded.model, &loaded.metadata, &self.out)?;
+        drop(writing);
         let parameters = loaded.model.config().parameters();
         if json {
             println!("{}", json!({ "parameters": parameters, "out": self.out }));

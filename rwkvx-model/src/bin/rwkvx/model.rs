@@ -1,10 +1,12 @@
 //! Options every command shares: which model, and how its attention is cut.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use burn::tensor::backend::Backend;
 use clap::Args;
+use indicatif::ProgressBar;
 use rwkvx_datasets::Tokenizer;
 use rwkvx_model::checkpoint::{self, Checkpoint, LoadOptions, Metadata};
 
@@ -30,8 +32,22 @@ impl ModelOptions {
     }
 
     pub(crate) fn load<B: Backend>(&self, device: &B::Device) -> anyhow::Result<Checkpoint<B>> {
+        let _busy = busy(format!("reading {}", self.model.display()));
         Ok(checkpoint::load(&self.model, &self.load_options(), device)?)
     }
+}
+
+/// A sign of life on a terminal for work of unknown length, until it is dropped.
+pub(crate) fn busy(doing: String) -> impl Drop {
+    struct Busy(ProgressBar);
+    impl Drop for Busy {
+        fn drop(&mut self) {
+            self.0.finish_and_clear();
+        }
+    }
+    let spinner = ProgressBar::new_spinner().with_message(doing);
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    Busy(spinner)
 }
 
 /// Opens the tokenizer asked for, else the one that belongs to the model.
