@@ -35,7 +35,8 @@ use crate::model::RwkvX;
 use crate::names::{self, Site};
 
 impl RwkvXConfig {
-    /// A new model with RWKV-LM's initial values. Random numbers are the backend's: seed them with `B::seed`.
+    /// A new model with RWKV-LM's initial values. Random numbers are the backend's: seed them with `B::seed`, and let no
+    /// other thread draw from them meanwhile.
     ///
     /// # Panics
     /// If the configuration does not pass [`validate`](Self::validate).
