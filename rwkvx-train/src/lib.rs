@@ -9,7 +9,7 @@
 //! | [`head_loss`], [`longce`] | cross-entropy without the logits of a whole batch, L2Wrap, token weights |
 //! | [`gradient`], [`optimizer`], [`schedule`] | global norm, AdamW with RWKV's groups, warm-up and cosine |
 //! | [`session`], [`journal`], [`checkpoint`] | the trace of every step, and the checkpoint that resuming starts from |
-//! | [`run`] | the phases one after the other |
+//! | [`run`], [`weights`] | the phases one after the other, and the weights between them |
 //! | [`dashboard`], [`curve`], [`questions`], [`report`] | what is shown during and after |
 //!
 //! Burn's `SupervisedTraining` drives the steps. Around it stands what Burn 0.21 lacks: checkpoints within a run that are
@@ -38,5 +38,6 @@ pub mod run;
 pub mod schedule;
 pub mod session;
 pub mod step;
+pub mod weights;
 
 pub use error::{Error, Result};

@@ -1,6 +1,5 @@
 //! A run from its configuration to its report: one phase after the other, each through Burn's learner.
 
-use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
@@ -8,19 +7,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use burn::backend::Autodiff;
-use burn::module::{AutodiffModule, Module, ModuleMapper, Param, ParamId};
-use burn::tensor::Tensor;
+use burn::module::AutodiffModule;
 use burn::tensor::backend::Backend;
 use burn::train::metric::LearningRateMetric;
 use burn::train::{Learner, SupervisedTraining};
 use indicatif::{ProgressBar, ProgressStyle};
 use rwkvx_datasets::Tokenizer;
 use rwkvx_kernels::KernelBackend;
-use rwkvx_model::checkpoint::{self, LoadOptions, Metadata};
-use rwkvx_model::{OutputStart, RwkvX, RwkvXConfig, expand, names};
+use rwkvx_model::{RwkvX, names};
 
 use crate::checkpoint::{CheckpointStore, Position, SavedCheckpoint};
-use crate::config::{Expansion, LongCeChoice, StageConfig, TrainConfig};
+use crate::config::{LongCeChoice, StageConfig, TrainConfig};
 use crate::dashboard::{NoFiles, PlainRenderer, ReportMetric};
 use crate::data::{Feed, NoValidation, Source};
 use crate::journal::{self, Journal};
@@ -30,14 +27,11 @@ use crate::relay::Relay;
 use crate::report::{ModelScores, PhaseReport, RunReport};
 use crate::session::{Recorded, Session};
 use crate::step::{StepSettings, Trainee};
+use crate::weights::{Weights, metadata, trainable};
 use crate::{Error, Result, curve, files, questions};
 
 /// The configuration of a run, in its directory.
 pub const CONFIG: &str = "config.json";
-/// The final weights of a run, in its directory.
-pub const MODEL: &str = "model.safetensors";
-const BASE: &str = "base.safetensors";
-const COMPARED: &str = "rwkv7.safetensors";
 const REPORT: &str = "report.json";
 
 /// Makes the directory of a new run and writes its configuration there.
@@ -82,6 +76,11 @@ pub fn train<B: KernelBackend>(
         config,
         directory,
         device,
+        weights: Weights {
+            config,
+            directory,
+            device,
+        },
         dashboard,
         tokenizer: config.open_tokenizer()?,
         checkpoints: CheckpointStore::open(directory, config.checkpoints.keep, metadata(config))?,
@@ -106,17 +105,11 @@ pub fn train<B: KernelBackend>(
     Ok(report)
 }
 
-fn metadata(config: &TrainConfig) -> Metadata {
-    Metadata {
-        tokenizer: Some(config.tokenizer.clone()),
-        ..Metadata::default()
-    }
-}
-
 struct Run<'a, B: Backend> {
     config: &'a TrainConfig,
     directory: &'a Path,
     device: &'a B::Device,
+    weights: Weights<'a, B>,
     dashboard: bool,
     tokenizer: Tokenizer,
     checkpoints: CheckpointStore,
@@ -152,85 +145,14 @@ impl<B: KernelBackend> Run<'_, B> {
         for &phase in &phases[first..] {
             let saved = saved.take();
             let model = match &saved {
-                Some(saved) => saved.model(&self.load_options(), self.device)?,
-                None => self.start(phase, before)?,
+                Some(saved) => saved.model(&self.weights.load_options(), self.device)?,
+                None => self.weights.start(phase, before)?,
             };
             let model = self.phase(phase, model, saved.as_ref())?;
-            self.keep_result(phase, &model)?;
+            self.weights.keep(phase, &model)?;
             before = Some(model);
         }
         Ok(())
-    }
-
-    /// The model that a phase starts with, given what the phase before it left.
-    fn start(&self, phase: Phase, before: Option<RwkvX<B>>) -> Result<RwkvX<B>> {
-        let base = RwkvXConfig {
-            n_sparse: 0,
-            ..self.config.model.clone()
-        };
-        let model = match (phase, before) {
-            (Phase::Rwkv7Stage1 | Phase::Rwkv7Stage2, Some(model))
-                if model.config().n_sparse == 0 =>
-            {
-                model
-            }
-            (Phase::Rwkv7Stage1 | Phase::Rwkv7Stage2, _) => {
-                self.load(&self.directory.join(BASE))?
-            }
-            (_, Some(model)) => model,
-            (_, None) => match &self.config.start_from {
-                Some(path) => self.load_start(path, phase)?,
-                None => {
-                    B::seed(self.device, self.config.seed);
-                    base.init(self.device)
-                }
-            },
-        };
-        if !phase.is_hybrid() || model.config().n_sparse > 0 {
-            return Ok(model);
-        }
-        let start = match self.config.expansion {
-            Expansion::Zero => OutputStart::Zero,
-            Expansion::Copy => OutputStart::Copy,
-        };
-        let (n_sparse, shape) = (self.config.model.n_sparse, self.config.model.attention());
-        Ok(expand(model, n_sparse, shape, start)?)
-    }
-
-    fn load(&self, path: &Path) -> Result<RwkvX<B>> {
-        Ok(checkpoint::load(path, &self.load_options(), self.device)?.model)
-    }
-
-    /// Loads the weights given by `--model` and checks that they fit the configuration and the phase.
-    fn load_start(&self, path: &Path, phase: Phase) -> Result<RwkvX<B>> {
-        let model = self.load(path)?;
-        let wanted = &self.config.model;
-        let found = model.config();
-        let allowed: &[usize] = match phase {
-            Phase::Stage1 => &[0, wanted.n_sparse],
-            Phase::Stage2 => &[wanted.n_sparse],
-            Phase::Base | Phase::Rwkv7Stage1 | Phase::Rwkv7Stage2 => &[0],
-        };
-        if !allowed.contains(&found.n_sparse) {
-            let reason = format!(
-                "has {} sparse blocks; {phase} starts from a model with {allowed:?}",
-                found.n_sparse
-            );
-            return Err(Error::checkpoint(path, reason));
-        }
-        let same_rest = RwkvXConfig {
-            n_sparse: found.n_sparse,
-            chunk_size: found.chunk_size,
-            top_k: found.top_k,
-            ..wanted.clone()
-        };
-        match *found == same_rest {
-            true => Ok(model),
-            false => Err(Error::field(
-                "model",
-                format!("does not fit {}, which has {found:?}", path.display()),
-            )),
-        }
     }
 
     /// Trains one phase and gives the model without autodiff.
@@ -316,38 +238,21 @@ impl<B: KernelBackend> Run<'_, B> {
         }
     }
 
-    /// Writes the weights that a phase ends with under the names that later phases, and users, look for.
-    fn keep_result(&self, phase: Phase, model: &RwkvX<B>) -> Result<()> {
-        let names: &[&str] = match phase {
-            Phase::Base => &[BASE, MODEL],
-            Phase::Stage1 | Phase::Stage2 => &[MODEL],
-            Phase::Rwkv7Stage1 | Phase::Rwkv7Stage2 => &[COMPARED],
-        };
-        for name in names {
-            checkpoint::save(model, &metadata(self.config), &self.directory.join(name))?;
-        }
-        Ok(())
-    }
-
     /// Asks the final model, and the plain one beside it if there is one.
     fn answers(&self) -> Result<Vec<ModelScores>> {
         let Some(config) = &self.config.questions else {
             return Ok(Vec::new());
         };
-        let models: Vec<_> = [("RWKV-X", MODEL), ("RWKV-7", COMPARED)]
-            .map(|(name, file)| (name, self.directory.join(file)))
-            .into_iter()
-            .filter(|(_, path)| path.exists())
-            .collect();
+        let models: Vec<_> = self.weights.results().collect();
         // Drawn on a terminal only.
         let style =
             ProgressStyle::with_template("asking {msg} {wide_bar} {pos}/{len} texts, {eta} left");
         let progress = ProgressBar::new((models.len() * questions::texts(config)) as u64)
             .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         let mut answers = Vec::new();
-        for (name, path) in models {
+        for (name, file) in models {
             progress.set_message(name);
-            let model = self.load(&path)?;
+            let model = self.weights.load(file)?;
             // Another seed than any phase trains with.
             let seed = self.config.seed.wrapping_add(1_000_003);
             answers.push(ModelScores {
@@ -375,33 +280,5 @@ impl<B: KernelBackend> Run<'_, B> {
         let seed = self.config.seed.wrapping_add(offset);
         let data = stage.data.as_ref().unwrap_or(&self.config.data);
         Source::open(data, &self.tokenizer, stage.context, seed)
-    }
-
-    fn load_options(&self) -> LoadOptions {
-        LoadOptions {
-            chunk_size: Some(self.config.model.chunk_size),
-            top_k: Some(self.config.model.top_k),
-        }
-    }
-}
-
-/// Marks the parameters that a phase trains; the others get no gradient, no optimiser state and no change.
-pub fn trainable<B: Backend>(model: RwkvX<B>, phase: Phase) -> RwkvX<B> {
-    let frozen = names::parameters(&model)
-        .into_iter()
-        .filter(|parameter| phase.freezes_rwkv() && !parameter.is_sparse())
-        .map(|parameter| parameter.id)
-        .collect();
-    model.map(&mut Freeze { frozen })
-}
-
-struct Freeze {
-    frozen: HashSet<ParamId>,
-}
-
-impl<B: Backend> ModuleMapper<B> for Freeze {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
-        let trains = !self.frozen.contains(&param.id);
-        param.set_require_grad(trains)
     }
 }

@@ -8,8 +8,8 @@ use rwkvx_train::longce::LongCe;
 use rwkvx_train::optimizer::{GroupedAdamW, OptimizerConfig};
 use rwkvx_train::phase::Phase;
 use rwkvx_train::relay::Relay;
-use rwkvx_train::run::trainable;
 use rwkvx_train::step::Trainee;
+use rwkvx_train::weights::trainable;
 
 use crate::support::{
     Ad, B, Golden, PLAIN, assert_close, batch, floats, golden_model, tensor, values,

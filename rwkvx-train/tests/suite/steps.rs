@@ -9,8 +9,8 @@ use rwkvx_train::longce::LongCe;
 use rwkvx_train::optimizer::{GroupedAdamW, OptimizerConfig};
 use rwkvx_train::phase::Phase;
 use rwkvx_train::relay::Relay;
-use rwkvx_train::run::trainable;
 use rwkvx_train::step::{StepSettings, Trainee};
+use rwkvx_train::weights::trainable;
 
 use crate::support::{Ad, B, PLAIN, assert_close, batch, floats, rows, small_model, values};
 
