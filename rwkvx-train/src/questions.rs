@@ -5,7 +5,9 @@
 
 use indicatif::ProgressBar;
 use rwkvx_datasets::Tokenizer;
-use rwkvx_datasets::needles::{CountRange, Kind, KindWeights, NeedleConfig, NeedleStream};
+use rwkvx_datasets::needles::{
+    CountRange, Kind, KindWeights, NeedleConfig, NeedleStream, ValueWeights,
+};
 use rwkvx_datasets::ruler::{self, Fit, PromptSpec, Task};
 use rwkvx_kernels::KernelBackend;
 use rwkvx_model::{RwkvX, tokens};
@@ -26,7 +28,7 @@ const NEEDLES: [Task; 3] = [Task::Passkey, Task::Number, Task::Uuid];
 /// How many answers of one kind were right.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Score {
-    /// `passkey`, `number`, `uuid`, or `facts`.
+    /// `passkey`, `number` and `uuid` of RULER, or `facts`: many numbers, each under a key.
     pub task: String,
     /// Length of the texts in tokens, answer included.
     pub length: usize,
@@ -156,6 +158,11 @@ impl<B: KernelBackend> Examination<'_, B> {
             mix: KindWeights::only(&[Kind::Facts]),
             facts: only(self.config.facts),
             questions: only(QUESTIONS_PER_TEXT.min(self.config.facts)),
+            values: ValueWeights {
+                number: 1.0,
+                hex: 0.0,
+                uuid: 0.0,
+            },
             ..NeedleConfig::default()
         };
         let stream = NeedleStream::new(&needles, self.tokenizer, self.seed)?;
