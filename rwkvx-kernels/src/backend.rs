@@ -1,5 +1,7 @@
 //! The trait that a backend implements to run the kernels.
 
+use std::ops::Range;
+
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::tensor::{Tensor, backend::Backend};
@@ -46,6 +48,20 @@ pub trait KernelBackend: Backend {
             [0..batch, 0..heads, at..at + time, 0..head_size],
             rows.swap_dims(1, 2),
         )
+    }
+
+    /// Mean rows of some chunks of `buffer` `[batch, heads, capacity, head_size]`, as `[batch, heads, chunks, head_size]` in f32.
+    fn mean_rows(
+        buffer: &Tensor<Self, 4>,
+        chunks: Range<usize>,
+        chunk_size: usize,
+    ) -> Tensor<Self, 4> {
+        let [batch, heads, _, head_size] = buffer.dims();
+        let times = chunks.start * chunk_size..chunks.end * chunk_size;
+        let rows = buffer
+            .clone()
+            .slice([0..batch, 0..heads, times, 0..head_size]);
+        sparse_attention::reference::chunk_means(rows, chunk_size)
     }
 
     /// Attention of the queries at times `start..start + T` to the rows of a cache that already holds theirs.
@@ -95,8 +111,59 @@ where
 {
 }
 
+/// Replaces the definitions of a backend whose tensors lie in this process's memory by the CPU bodies.
+#[cfg(feature = "cpu")]
+macro_rules! impl_cpu {
+    ($backend:ty) => {
+        impl KernelBackend for $backend {
+            const WKV7_GRADIENT: Option<Wkv7Gradient<Self>> = Some(wkv7::cpu::gradient());
+
+            const ATTENTION_GRADIENT: Option<AttentionGradient<Self>> =
+                Some(sparse_attention::cpu::gradient());
+
+            fn wkv7(inputs: Wkv7Inputs<Self>) -> Wkv7Output<Self> {
+                wkv7::cpu::wkv7(inputs)
+            }
+
+            fn sparse_attention(
+                query: Tensor<Self, 4>,
+                key: Tensor<Self, 4>,
+                value: Tensor<Self, 4>,
+                shape: ChunkTopK,
+            ) -> Tensor<Self, 4> {
+                sparse_attention::cpu::sparse_attention(query, key, value, shape)
+            }
+
+            fn write_rows(
+                buffer: Tensor<Self, 4>,
+                at: usize,
+                rows: Tensor<Self, 4>,
+            ) -> Tensor<Self, 4> {
+                sparse_attention::cpu::write_rows(buffer, at, rows)
+            }
+
+            fn mean_rows(
+                buffer: &Tensor<Self, 4>,
+                chunks: Range<usize>,
+                chunk_size: usize,
+            ) -> Tensor<Self, 4> {
+                sparse_attention::cpu::mean_rows(buffer, chunks, chunk_size)
+            }
+
+            fn attend_cached(
+                query: Tensor<Self, 4>,
+                start: usize,
+                rows: &CachedRows<Self>,
+                shape: ChunkTopK,
+            ) -> Tensor<Self, 4> {
+                sparse_attention::cpu::attend_cached(query, start, rows, shape)
+            }
+        }
+    };
+}
+
 #[cfg(feature = "flex")]
-impl KernelBackend for burn_flex::Flex {}
+impl_cpu!(burn_flex::Flex);
 
 #[cfg(feature = "ndarray")]
-impl KernelBackend for burn_ndarray::NdArray<f32> {}
+impl_cpu!(burn_ndarray::NdArray<f32>);

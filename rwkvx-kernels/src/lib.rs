@@ -13,16 +13,18 @@
 #![deny(missing_docs)]
 
 mod backend;
+#[cfg(feature = "cpu")]
+mod cpu;
 mod shapes;
 mod sparse_attention;
 mod wkv7;
 
 pub use backend::KernelBackend;
 pub use sparse_attention::{
-    AttentionGradient, AttentionGrads, AttentionInputs, CachedRows, ChunkTopK, KvCache,
-    sparse_attention,
+    AttentionBackward, AttentionForward, AttentionGradient, AttentionGrads, AttentionInputs,
+    CachedRows, ChunkTopK, KvCache, sparse_attention,
 };
-pub use wkv7::{Wkv7Gradient, Wkv7Grads, Wkv7Inputs, Wkv7Output, wkv7};
+pub use wkv7::{Wkv7Backward, Wkv7Forward, Wkv7Gradient, Wkv7Grads, Wkv7Inputs, Wkv7Output, wkv7};
 
 /// The definitions in tensor operations, which the trait's default methods call.
 ///

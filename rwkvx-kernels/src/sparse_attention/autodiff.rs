@@ -9,7 +9,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Tensor, TensorPrimitive};
 
-use super::{AttentionGradient, AttentionGrads, AttentionInputs, ChunkTopK};
+use super::{AttentionBackward, AttentionGradient, AttentionInputs, ChunkTopK};
 use crate::KernelBackend;
 
 /// Runs `gradient.forward` and records `gradient.backward`.
@@ -31,23 +31,21 @@ pub(crate) fn sparse_attention<B: KernelBackend, C: CheckpointStrategy>(
         OpsKind::Tracked(mut prep) => {
             let saved_inputs = parents.each_ref().map(|tensor| prep.checkpoint(tensor));
             let inputs = inputs(parents.map(|tensor| tensor.primitive), shape);
-            let (output, log_sum_exp) = (gradient.forward)(&inputs);
+            let (output, saved) = (gradient.forward)(&inputs);
             let output: FloatTensor<B> = output.into_primitive().tensor();
             let state = State {
                 shape,
                 inputs: saved_inputs,
                 output: output.clone(),
-                log_sum_exp: log_sum_exp.into_primitive().tensor(),
+                saved: saved.into_primitive().tensor(),
             };
             wrap(prep.finish(state, output))
         }
     }
 }
 
-struct Attention<B: Backend>(BackwardPass<B>);
-
-type BackwardPass<B> =
-    fn(&AttentionInputs<B>, Tensor<B, 4>, Tensor<B, 4>, Tensor<B, 4>) -> AttentionGrads<B>;
+/// The node that runs the backward pass.
+struct Attention<B: Backend>(AttentionBackward<B>);
 
 impl<B: Backend> std::fmt::Debug for Attention<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -60,7 +58,7 @@ struct State<B: Backend> {
     shape: ChunkTopK,
     inputs: [NodeId; 3],
     output: FloatTensor<B>,
-    log_sum_exp: FloatTensor<B>,
+    saved: FloatTensor<B>,
 }
 
 impl<B: Backend> Clone for State<B> {
@@ -69,7 +67,7 @@ impl<B: Backend> Clone for State<B> {
             shape: self.shape,
             inputs: self.inputs,
             output: self.output.clone(),
-            log_sum_exp: self.log_sum_exp.clone(),
+            saved: self.saved.clone(),
         }
     }
 }
@@ -92,7 +90,7 @@ impl<B: Backend> Backward<B, 3> for Attention<B> {
         let d = (self.0)(
             &inputs,
             wrap(state.output),
-            wrap(state.log_sum_exp),
+            wrap(state.saved),
             wrap(d_output),
         );
         for (parent, gradient) in ops.parents.iter().zip([d.query, d.key, d.value]) {

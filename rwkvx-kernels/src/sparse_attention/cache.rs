@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, backend::Backend};
 
-use super::{ChunkTopK, check_sequences, reference};
+use super::{ChunkTopK, check_sequences};
 use crate::{KernelBackend, shapes};
 
 /// The rows that queries attend to. All buffers may be longer than what they hold.
@@ -161,13 +161,7 @@ impl<B: KernelBackend> KvCache<B> {
         if old == complete {
             return means;
         }
-        let new_keys = keys.clone().slice([
-            0..self.batch,
-            0..self.heads,
-            old * size..complete * size,
-            0..self.head_size,
-        ]);
-        let new_means = reference::chunk_means(new_keys, size).swap_dims(1, 2);
+        let new_means = B::mean_rows(keys, old..complete, size).swap_dims(1, 2);
         let buffer = match means {
             Some(buffer) if buffer.dims()[2] >= complete => buffer,
             Some(buffer) => self.moved(buffer, old, complete.max(2 * old)),

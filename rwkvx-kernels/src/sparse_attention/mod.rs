@@ -10,6 +10,8 @@
 
 pub(crate) mod autodiff;
 mod cache;
+#[cfg(feature = "cpu")]
+pub(crate) mod cpu;
 pub(crate) mod reference;
 
 pub use cache::{CachedRows, KvCache};
@@ -41,42 +43,48 @@ impl ChunkTopK {
     }
 }
 
-/// Gradients of a loss with respect to query, key and value, each `[batch, time, heads, head_size]`.
+/// Inputs of the attention over a whole sequence; three sequences `[batch, time, heads, head_size]`.
+#[derive(Debug, Clone)]
+pub struct AttentionInputs<B: Backend> {
+    /// What each token looks for.
+    pub query: Tensor<B, 4>,
+    /// What each token is found by.
+    pub key: Tensor<B, 4>,
+    /// What each token gives.
+    pub value: Tensor<B, 4>,
+    /// What a query may see.
+    pub shape: ChunkTopK,
+}
+
+/// Gradients of a loss with respect to the sequences of [`AttentionInputs`].
 #[derive(Debug, Clone)]
 pub struct AttentionGrads<B: Backend> {
-    #[allow(missing_docs)]
+    /// With respect to `query`.
     pub query: Tensor<B, 4>,
-    #[allow(missing_docs)]
+    /// With respect to `key`.
     pub key: Tensor<B, 4>,
-    #[allow(missing_docs)]
+    /// With respect to `value`.
     pub value: Tensor<B, 4>,
 }
 
-/// Inputs of the attention, as its backward pass wants them again.
-#[derive(Debug, Clone)]
-pub struct AttentionInputs<B: Backend> {
-    #[allow(missing_docs)]
-    pub query: Tensor<B, 4>,
-    #[allow(missing_docs)]
-    pub key: Tensor<B, 4>,
-    #[allow(missing_docs)]
-    pub value: Tensor<B, 4>,
-    #[allow(missing_docs)]
-    pub shape: ChunkTopK,
-}
+/// Computes the output and what else the backward pass needs: a tensor in the backend's own layout.
+pub type AttentionForward<B> = fn(&AttentionInputs<B>) -> (Tensor<B, 4>, Tensor<B, 4>);
+
+/// From the inputs, both results of the forward pass and the gradient of the output, the gradients of the inputs.
+pub type AttentionBackward<B> = fn(
+    inputs: &AttentionInputs<B>,
+    output: Tensor<B, 4>,
+    saved: Tensor<B, 4>,
+    d_output: Tensor<B, 4>,
+) -> AttentionGrads<B>;
 
 /// A backend's own training passes, hooked into the gradient graph by `Autodiff`.
 #[derive(Debug)]
 pub struct AttentionGradient<B: Backend> {
-    /// Computes the output and the log-sum-exp of each query's scaled scores, `[batch, time, heads, 1]`.
-    pub forward: fn(&AttentionInputs<B>) -> (Tensor<B, 4>, Tensor<B, 4>),
-    /// Given the inputs, both results of `forward` and the gradient of the output, the gradients of the inputs.
-    pub backward: fn(
-        inputs: &AttentionInputs<B>,
-        output: Tensor<B, 4>,
-        log_sum_exp: Tensor<B, 4>,
-        d_output: Tensor<B, 4>,
-    ) -> AttentionGrads<B>,
+    /// The forward pass.
+    pub forward: AttentionForward<B>,
+    /// The backward pass.
+    pub backward: AttentionBackward<B>,
 }
 
 /// Attends over a whole sequence; `query`, `key`, `value` and the result are `[batch, time, heads, head_size]`.

@@ -5,7 +5,6 @@
 //! as [`GATHER_BUDGET`] lets the gathered keys be, so memory per block is `O(block * top_k * chunk_size)` rows and no
 //! score is computed for a chunk that was not chosen.
 
-use burn::tensor::activation::softmax;
 use burn::tensor::{Bool, DType, Int, Tensor, backend::Backend};
 
 use super::{CachedRows, ChunkTopK};
@@ -51,7 +50,7 @@ pub fn sparse_attention<B: Backend>(
 }
 
 /// Means over whole chunks: `[batch, heads, chunks * chunk_size, head_size]` to `[batch, heads, chunks, head_size]`, in f32.
-pub(super) fn chunk_means<B: Backend>(keys: Tensor<B, 4>, chunk_size: usize) -> Tensor<B, 4> {
+pub(crate) fn chunk_means<B: Backend>(keys: Tensor<B, 4>, chunk_size: usize) -> Tensor<B, 4> {
     let [batch, heads, time, head_size] = keys.dims();
     keys.cast(DType::F32)
         .reshape([batch, heads, time / chunk_size, chunk_size, head_size])
@@ -100,8 +99,8 @@ pub fn attend<B: Backend>(
 fn attend_dense<B: Backend>(query: Tensor<B, 4>, at: usize, rows: &CachedRows<B>) -> Tensor<B, 4> {
     let end = at + query.dims()[2];
     let keys = time_range(&rows.keys, 0, end);
-    let scores = causal(query.matmul(keys.swap_dims(2, 3)), at);
-    softmax(scores, 3).matmul(time_range(&rows.values, 0, end))
+    let (weights, scale) = softmax_parts(causal(query.matmul(keys.swap_dims(2, 3)), at));
+    weights.matmul(time_range(&rows.values, 0, end)) * scale
 }
 
 /// Attention of a block to its own chunk `own` and to `chosen` `[batch, heads, block, top_k - 1]` earlier ones.
@@ -122,11 +121,12 @@ fn attend_chosen<B: Backend>(
         at - own_start,
     );
     if shape.top_k == 1 {
-        return softmax(scores_own, 3).matmul(own_values);
+        let (weights, scale) = softmax_parts(scores_own);
+        return weights.matmul(own_values) * scale;
     }
 
     // One row per (batch, head, block query): that query's chosen keys, chunk after chunk.
-    let chosen_keys = (shape.top_k - 1) * shape.chunk_size;
+    let chosen_len = (shape.top_k - 1) * shape.chunk_size;
     let queries = batch * heads * block;
     let gather = |all: &Tensor<B, 4>| {
         let chunks = all.dims()[2] / shape.chunk_size;
@@ -137,29 +137,35 @@ fn attend_chosen<B: Backend>(
         all.clone()
             .reshape([batch * heads * chunks, shape.chunk_size * head_size])
             .select(0, row)
-            .reshape([queries, chosen_keys, head_size])
+            .reshape([queries, chosen_len, head_size])
     };
     let scores_chosen = query
         .reshape([queries, 1, head_size])
         .matmul(gather(&rows.keys).swap_dims(1, 2))
-        .reshape([batch, heads, block, chosen_keys]);
+        .reshape([batch, heads, block, chosen_len]);
 
-    let own_keys = at + block - own_start;
-    let weights = softmax(Tensor::cat(vec![scores_own, scores_chosen], 3), 3);
+    let own_len = at + block - own_start;
+    let (weights, scale) = softmax_parts(Tensor::cat(vec![scores_own, scores_chosen], 3));
     let own_weights = weights
         .clone()
-        .slice([0..batch, 0..heads, 0..block, 0..own_keys]);
-    let chosen_weights = weights.slice([
-        0..batch,
-        0..heads,
-        0..block,
-        own_keys..own_keys + chosen_keys,
-    ]);
+        .slice([0..batch, 0..heads, 0..block, 0..own_len]);
+    let chosen_weights =
+        weights.slice([0..batch, 0..heads, 0..block, own_len..own_len + chosen_len]);
     let from_chosen = chosen_weights
-        .reshape([queries, 1, chosen_keys])
+        .reshape([queries, 1, chosen_len])
         .matmul(gather(&rows.values))
         .reshape([batch, heads, block, head_size]);
-    own_weights.matmul(own_values) + from_chosen
+    (own_weights.matmul(own_values) + from_chosen) * scale
+}
+
+/// Softmax over the last axis as weights and the factor `[.., 1]` by which they are too large.
+///
+/// The factor is a power, not a quotient: NdArray's SIMD reciprocal, which the gradient of a quotient is made of, has an error of 2e-5.
+fn softmax_parts<B: Backend>(scores: Tensor<B, 4>) -> (Tensor<B, 4>, Tensor<B, 4>) {
+    let largest = scores.clone().detach().max_dim(3);
+    let weights = (scores - largest).exp();
+    let root = weights.clone().sum_dim(3).powf_scalar(-0.5);
+    (weights, root.clone() * root)
 }
 
 /// For each query of a block `[batch, heads, block, head_size]` the `count` best of the first `candidates` chunks.

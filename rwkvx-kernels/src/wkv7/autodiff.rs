@@ -15,7 +15,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{FloatDType, Tensor, TensorPrimitive};
 
-use super::{Wkv7Gradient, Wkv7Inputs, Wkv7Output};
+use super::{Wkv7Backward, Wkv7Gradient, Wkv7Inputs, Wkv7Output};
 use crate::KernelBackend;
 
 /// Where the two leaves leave the gradients of output and last state.
@@ -86,14 +86,7 @@ pub(crate) fn wkv7<B: KernelBackend, C: CheckpointStrategy>(
 }
 
 /// The node that runs the backward pass for both outputs.
-struct Joint<B: Backend>(BackwardPass<B>);
-
-type BackwardPass<B> = fn(
-    Wkv7Inputs<B>,
-    Tensor<B, 4>,
-    Option<Tensor<B, 4>>,
-    Option<Tensor<B, 4>>,
-) -> super::Wkv7Grads<B>;
+struct Joint<B: Backend>(Wkv7Backward<B>);
 
 impl<B: Backend> std::fmt::Debug for Joint<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

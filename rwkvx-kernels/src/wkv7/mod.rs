@@ -11,6 +11,8 @@
 //! state what is stored under the (normalised) key `kk`, at the in-context rate `a`.
 
 pub(crate) mod autodiff;
+#[cfg(feature = "cpu")]
+pub(crate) mod cpu;
 pub(crate) mod reference;
 
 use burn::tensor::{Tensor, backend::Backend};
@@ -45,38 +47,44 @@ pub struct Wkv7Output<B: Backend> {
     pub state: Tensor<B, 4>,
 }
 
-/// Gradients of a loss with respect to [`Wkv7Inputs`], field by field.
+/// Gradients of a loss with respect to the fields of [`Wkv7Inputs`], in the same shapes.
 #[derive(Debug, Clone)]
 pub struct Wkv7Grads<B: Backend> {
-    /// `[batch, time, heads, head_size]`, as are the next five.
+    /// With respect to `receptance`.
     pub receptance: Tensor<B, 4>,
     /// With respect to ln of the decay.
     pub log_decay: Tensor<B, 4>,
-    #[allow(missing_docs)]
+    /// With respect to `key`.
     pub key: Tensor<B, 4>,
-    #[allow(missing_docs)]
+    /// With respect to `value`.
     pub value: Tensor<B, 4>,
-    #[allow(missing_docs)]
+    /// With respect to `removal`.
     pub removal: Tensor<B, 4>,
-    #[allow(missing_docs)]
+    /// With respect to `replacement`.
     pub replacement: Tensor<B, 4>,
-    /// With respect to the initial state, `[batch, heads, value, key]`.
+    /// With respect to the initial state.
     pub state: Tensor<B, 4>,
 }
+
+/// Computes the outputs and what the backward pass needs of the states on the way: a tensor in the backend's own layout.
+pub type Wkv7Forward<B> = fn(Wkv7Inputs<B>) -> (Wkv7Output<B>, Tensor<B, 4>);
+
+/// From the inputs, what the forward pass saved, and the gradients of output and last state (`None` is zero), the gradients of the
+/// inputs.
+pub type Wkv7Backward<B> = fn(
+    inputs: Wkv7Inputs<B>,
+    saved: Tensor<B, 4>,
+    d_output: Option<Tensor<B, 4>>,
+    d_state: Option<Tensor<B, 4>>,
+) -> Wkv7Grads<B>;
 
 /// A backend's own training passes, hooked into the gradient graph by `Autodiff`.
 #[derive(Debug)]
 pub struct Wkv7Gradient<B: Backend> {
-    /// Computes the outputs and what `backward` needs of the states on the way: a tensor in the backend's own layout.
-    pub forward: fn(Wkv7Inputs<B>) -> (Wkv7Output<B>, Tensor<B, 4>),
-    /// Given the inputs, the saved states and the gradients of output and last state (`None` is zero), the gradients of
-    /// the inputs.
-    pub backward: fn(
-        inputs: Wkv7Inputs<B>,
-        saved: Tensor<B, 4>,
-        d_output: Option<Tensor<B, 4>>,
-        d_state: Option<Tensor<B, 4>>,
-    ) -> Wkv7Grads<B>,
+    /// The forward pass.
+    pub forward: Wkv7Forward<B>,
+    /// The backward pass.
+    pub backward: Wkv7Backward<B>,
 }
 
 /// Runs the RWKV-7 recurrence over any number of tokens (at least one).
@@ -89,12 +97,11 @@ pub struct Wkv7Gradient<B: Backend> {
 /// `[batch, heads, head_size, head_size]`.
 pub fn wkv7<B: KernelBackend>(inputs: Wkv7Inputs<B>) -> Wkv7Output<B> {
     let dims = inputs.receptance.dims();
-    let [batch, time, heads, head_size] = dims;
+    let [batch, _, heads, head_size] = dims;
     assert!(
         dims.iter().all(|&size| size > 0),
         "wkv7: `receptance` must be [batch, time, heads, head_size] with no axis empty, found {dims:?}"
     );
-    debug_assert!(time > 0);
     let axes = "[batch, time, heads, head_size]";
     for (name, tensor) in [
         ("log_decay", &inputs.log_decay),

@@ -1,0 +1,241 @@
+//! The CPU bodies against the definitions in tensor operations and, for the recurrence, against one token after another.
+//!
+//! `cargo bench -p rwkvx-kernels --bench kernels [-- FILTER]`; Burn's CPU backends compute before they return, so nothing is left to wait for.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use burn::backend::Autodiff;
+use burn::tensor::{Distribution, Tensor, backend::Backend};
+use burn_flex::Flex;
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use rwkvx_kernels::{
+    ChunkTopK, KernelBackend, KvCache, Wkv7Inputs, Wkv7Output, reference, sparse_attention, wkv7,
+};
+
+type Train = Autodiff<Flex>;
+
+/// `[batch, time, heads, head_size]`: the 0.1B model at two lengths, and a training step of a demo-sized model.
+const SIZES: [[usize; 4]; 3] = [[1, 512, 12, 64], [1, 4096, 12, 64], [16, 256, 4, 32]];
+
+fn name([batch, time, heads, size]: [usize; 4]) -> String {
+    format!("B{batch} T{time} H{heads} N{size}")
+}
+
+fn normal<B: Backend>(dims: [usize; 4]) -> Tensor<B, 4> {
+    Tensor::random(dims, Distribution::Normal(0.0, 1.0), &Default::default())
+}
+
+fn wkv7_inputs<B: Backend>(dims @ [batch, _, heads, size]: [usize; 4]) -> Wkv7Inputs<B> {
+    let direction = normal::<B>(dims);
+    let length = direction.clone().powf_scalar(2.0).sum_dim(3).sqrt();
+    let direction = direction / length;
+    let uniform =
+        |low, high| Tensor::random(dims, Distribution::Uniform(low, high), &Default::default());
+    Wkv7Inputs {
+        receptance: normal(dims),
+        log_decay: uniform(-0.6, -0.001),
+        key: normal(dims),
+        value: normal(dims),
+        removal: direction.clone().neg(),
+        replacement: direction * uniform(0.0, 1.0),
+        state: Some(Tensor::zeros(
+            [batch, heads, size, size],
+            &Default::default(),
+        )),
+    }
+}
+
+/// The recurrence as it is written, one token after another in tensor operations.
+fn plain_recurrence<B: Backend>(inputs: Wkv7Inputs<B>) -> Wkv7Output<B> {
+    let [batch, time, heads, size] = inputs.receptance.dims();
+    let mut state = inputs.state.expect("given by `wkv7_inputs`");
+    let mut outputs = Vec::with_capacity(time);
+    for t in 0..time {
+        let token = |x: &Tensor<B, 4>| {
+            x.clone()
+                .slice([0..batch, t..t + 1])
+                .reshape([batch, heads, 1, size])
+        };
+        let column = |x: &Tensor<B, 4>| token(x).swap_dims(2, 3);
+        let removed = state.clone().matmul(column(&inputs.removal));
+        state = state * token(&inputs.log_decay).exp()
+            + removed.matmul(token(&inputs.replacement))
+            + column(&inputs.value).matmul(token(&inputs.key));
+        outputs.push(
+            state
+                .clone()
+                .matmul(column(&inputs.receptance))
+                .swap_dims(2, 3),
+        );
+    }
+    Wkv7Output {
+        output: Tensor::cat(outputs, 2).swap_dims(1, 2),
+        state,
+    }
+}
+
+fn tracked(inputs: Wkv7Inputs<Train>) -> Wkv7Inputs<Train> {
+    Wkv7Inputs {
+        receptance: inputs.receptance.require_grad(),
+        log_decay: inputs.log_decay.require_grad(),
+        key: inputs.key.require_grad(),
+        value: inputs.value.require_grad(),
+        removal: inputs.removal.require_grad(),
+        replacement: inputs.replacement.require_grad(),
+        state: inputs.state,
+    }
+}
+
+fn bench_wkv7(c: &mut Criterion) {
+    type Body<B> = fn(Wkv7Inputs<B>) -> Wkv7Output<B>;
+    for dims in SIZES {
+        let mut group = c.benchmark_group(format!("wkv7 forward/{}", name(dims)));
+        group
+            .sample_size(10)
+            .measurement_time(Duration::from_secs(4));
+        group.throughput(Throughput::Elements((dims[0] * dims[1]) as u64));
+        let bodies: [(&str, Body<Flex>); 3] = [
+            ("cpu", wkv7),
+            ("reference", reference::wkv7),
+            ("plain", plain_recurrence),
+        ];
+        let inputs = wkv7_inputs::<Flex>(dims);
+        for (body, run) in bodies {
+            group.bench_function(BenchmarkId::from_parameter(body), |b| {
+                b.iter(|| black_box(run(inputs.clone())))
+            });
+        }
+        group.finish();
+
+        let mut group = c.benchmark_group(format!("wkv7 forward+backward/{}", name(dims)));
+        group
+            .sample_size(10)
+            .measurement_time(Duration::from_secs(4));
+        group.throughput(Throughput::Elements((dims[0] * dims[1]) as u64));
+        let bodies: [(&str, Body<Train>); 3] = [
+            ("cpu", wkv7),
+            ("reference", reference::wkv7),
+            ("plain", plain_recurrence),
+        ];
+        let inputs = wkv7_inputs::<Train>(dims);
+        for (body, run) in bodies {
+            group.bench_function(BenchmarkId::from_parameter(body), |b| {
+                b.iter(|| black_box(run(tracked(inputs.clone())).output.sum().backward()))
+            });
+        }
+        group.finish();
+    }
+}
+
+fn bench_attention(c: &mut Criterion) {
+    type Body<B> = fn(Tensor<B, 4>, Tensor<B, 4>, Tensor<B, 4>, ChunkTopK) -> Tensor<B, 4>;
+    let cases = [
+        (
+            SIZES[0],
+            ChunkTopK {
+                chunk_size: 2048,
+                top_k: 3,
+            },
+        ),
+        (
+            SIZES[1],
+            ChunkTopK {
+                chunk_size: 2048,
+                top_k: 3,
+            },
+        ),
+        (
+            SIZES[1],
+            ChunkTopK {
+                chunk_size: 128,
+                top_k: 8,
+            },
+        ),
+        (
+            SIZES[2],
+            ChunkTopK {
+                chunk_size: 64,
+                top_k: 3,
+            },
+        ),
+    ];
+    for (dims, shape) in cases {
+        let label = format!(
+            "{} chunk {} top {}",
+            name(dims),
+            shape.chunk_size,
+            shape.top_k
+        );
+        let mut group = c.benchmark_group(format!("attention forward/{label}"));
+        group
+            .sample_size(10)
+            .measurement_time(Duration::from_secs(4));
+        group.throughput(Throughput::Elements((dims[0] * dims[1]) as u64));
+        let bodies: [(&str, Body<Flex>); 2] = [
+            ("cpu", sparse_attention),
+            ("reference", reference::sparse_attention),
+        ];
+        let [q, k, v] = [0; 3].map(|_| normal::<Flex>(dims));
+        for (body, run) in bodies {
+            group.bench_function(BenchmarkId::from_parameter(body), |b| {
+                b.iter(|| black_box(run(q.clone(), k.clone(), v.clone(), shape)))
+            });
+        }
+        group.finish();
+
+        let mut group = c.benchmark_group(format!("attention forward+backward/{label}"));
+        group
+            .sample_size(10)
+            .measurement_time(Duration::from_secs(4));
+        group.throughput(Throughput::Elements((dims[0] * dims[1]) as u64));
+        let mut bodies: Vec<(&str, Body<Train>)> = vec![("cpu", sparse_attention)];
+        // Under autodiff the definition keeps every gathered key: 4096 * 7 * 128 rows for 12 heads are 11 GB.
+        if dims[1] < 4096 {
+            bodies.push(("reference", reference::sparse_attention));
+        }
+        let qkv = [0; 3].map(|_| normal::<Train>(dims));
+        for (body, run) in bodies {
+            group.bench_function(BenchmarkId::from_parameter(body), |b| {
+                b.iter(|| {
+                    let [q, k, v] = qkv.clone().map(Tensor::require_grad);
+                    black_box(run(q, k, v, shape).sum().backward())
+                })
+            });
+        }
+        group.finish();
+    }
+}
+
+/// One token: the recurrence, and the attention over caches of different lengths.
+fn bench_decode(c: &mut Criterion) {
+    let mut group = c.benchmark_group("decode, H12 N64");
+    let inputs = wkv7_inputs::<Flex>([1, 1, 12, 64]);
+    group.bench_function("wkv7", |b| b.iter(|| black_box(wkv7(inputs.clone()))));
+    let shape = ChunkTopK {
+        chunk_size: 2048,
+        top_k: 3,
+    };
+    for held in [6144, 16 * 1024, 64 * 1024, 128 * 1024] {
+        let mut cache = filled_cache::<Flex>(shape, held);
+        let [q, k, v] = [0; 3].map(|_| normal::<Flex>([1, 1, 12, 64]));
+        group.bench_function(BenchmarkId::new("attention, tokens held", held), |b| {
+            b.iter(|| black_box(cache.attend(q.clone(), k.clone(), v.clone())))
+        });
+    }
+    group.finish();
+}
+
+/// A cache of `held` random tokens with room for what a measurement appends.
+fn filled_cache<B: KernelBackend>(shape: ChunkTopK, held: usize) -> KvCache<B> {
+    let mut cache = KvCache::new(1, 12, 64, shape, &Default::default());
+    cache.reserve(held + 64 * 1024);
+    for _ in (0..held).step_by(2048) {
+        let [q, k, v] = [0; 3].map(|_| normal::<B>([1, 2048, 12, 64]));
+        cache.attend(q, k, v);
+    }
+    cache
+}
+
+criterion_group!(benches, bench_wkv7, bench_attention, bench_decode);
+criterion_main!(benches);

@@ -1,0 +1,29 @@
+//! Tests of the operators against golden data, against plain recurrences and against themselves, on the CPU backends.
+
+mod attention_golden;
+mod attention_properties;
+mod cache;
+mod contracts;
+mod oracle;
+mod support;
+mod wkv7_golden;
+mod wkv7_properties;
+
+/// Instantiates generic test functions for every combination of backend and body.
+macro_rules! on_all_bodies {
+    ($($test:ident),+ $(,)?) => {
+        mod flex {
+            $(#[test] fn $test() { super::$test::<crate::support::Native<burn_flex::Flex>>() })+
+        }
+        mod ndarray {
+            $(#[test] fn $test() { super::$test::<crate::support::Native<burn_ndarray::NdArray<f32>>>() })+
+        }
+        mod flex_reference {
+            $(#[test] fn $test() { super::$test::<crate::support::Defined<burn_flex::Flex>>() })+
+        }
+        mod ndarray_reference {
+            $(#[test] fn $test() { super::$test::<crate::support::Defined<burn_ndarray::NdArray<f32>>>() })+
+        }
+    };
+}
+pub(crate) use on_all_bodies;
