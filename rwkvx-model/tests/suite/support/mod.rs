@@ -89,9 +89,12 @@ impl Golden {
         int_rows(self.ids().iter().map(|row| &row[..row.len() - 1]))
     }
 
-    /// All tokens but the first of every row, `[batch, time]`.
-    pub(crate) fn targets<B: Backend>(&self) -> Tensor<B, 2, Int> {
-        int_rows(self.ids().iter().map(|row| &row[1..]))
+    /// All tokens but the first of every row, row after row.
+    pub(crate) fn targets(&self) -> Vec<i64> {
+        self.ids()
+            .iter()
+            .flat_map(|row| row[1..].to_vec())
+            .collect()
     }
 }
 
