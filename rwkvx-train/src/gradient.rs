@@ -5,7 +5,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use burn::tensor::backend::AutodiffBackend;
 
-/// Euclidean norm of all gradients of `module` together, `None` without any gradient. On the device, shape [1].
+/// Euclidean norm of all gradients of `module` together, `None` without any gradient. On the device, shape `[1]`.
 pub fn global_norm<B: AutodiffBackend, M: AutodiffModule<B>>(
     module: &M,
     gradients: &GradientsParams,

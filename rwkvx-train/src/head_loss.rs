@@ -21,9 +21,9 @@ pub const L2_WRAP: f64 = 1e-4;
 /// What a batch is to be trained on.
 #[derive(Clone, Debug)]
 pub struct Objective<B: Backend> {
-    /// Token to predict at each position, [batch, time].
+    /// Token to predict at each position, `[batch, time]`.
     pub targets: Tensor<B, 2, Int>,
-    /// Share of each token in the loss, [batch, time]: `1 / tokens` for the plain mean. Shares of one step sum to 1 over
+    /// Share of each token in the loss, `[batch, time]`: `1 / tokens` for the plain mean. Shares of one step sum to 1 over
     /// all its micro-batches.
     pub shares: Tensor<B, 2>,
     /// LongCE's short-context losses; `None` leaves all weights at 1.
@@ -39,11 +39,11 @@ pub struct HeadLoss<B: AutodiffBackend> {
     pub loss: Tensor<B, 1>,
     /// The same without gradient and without that rounding.
     pub value: Tensor<B::InnerBackend, 1>,
-    /// Loss of each token in nats, [batch, time], without gradient.
+    /// Loss of each token in nats, `[batch, time]`, without gradient.
     pub nll: Tensor<B::InnerBackend, 2>,
 }
 
-/// Loss of `hidden` [batch, time, channels] through the head `weight` [vocab, channels].
+/// Loss of `hidden` `[batch, time, channels]` through the head `weight` `[vocab, channels]`.
 ///
 /// A weight that does not require a gradient (a frozen head) costs no weight gradient.
 pub fn head_loss<B: AutodiffBackend>(
@@ -127,7 +127,7 @@ pub fn head_loss_in_pieces<B: AutodiffBackend>(
     }
 }
 
-/// Loss of each token in nats, [batch, time], without gradient. Shapes as in [`head_loss`].
+/// Loss of each token in nats, `[batch, time]`, without gradient. Shapes as in [`head_loss`].
 pub fn token_losses<B: Backend>(
     hidden: Tensor<B, 3>,
     weight: Tensor<B, 2>,

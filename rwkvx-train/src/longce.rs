@@ -90,7 +90,7 @@ impl LongCe {
 
     /// Short-context losses of a batch, or `None` when no token is far enough from the start.
     ///
-    /// `model` is the model without gradients; `ids` and `targets` are [batch, time].
+    /// `model` is the model without gradients; `ids` and `targets` are `[batch, time]`.
     pub fn short_losses<B: KernelBackend>(
         &self,
         model: &RwkvX<B>,
@@ -129,9 +129,9 @@ impl LongCe {
 /// Losses of the short passes.
 #[derive(Clone, Debug)]
 pub struct ShortLosses<B: Backend> {
-    /// Loss of each token in nats, [batch, time].
+    /// Loss of each token in nats, `[batch, time]`.
     pub nll: Tensor<B, 2>,
-    /// Tokens that no short pass served: their weight is 1. [batch, time]
+    /// Tokens that no short pass served: their weight is 1. `[batch, time]`
     pub early: Tensor<B, 2, Bool>,
     /// Largest weight.
     pub gamma: f64,
@@ -146,7 +146,7 @@ impl<B: Backend> ShortLosses<B> {
             .mask_fill(self.early, 1.0)
     }
 
-    /// The same with one token per row, [batch * time, 1].
+    /// The same with one token per row, `[batch * time, 1]`.
     pub(crate) fn into_rows(self) -> Self {
         let [batch, time] = self.nll.dims();
         Self {
