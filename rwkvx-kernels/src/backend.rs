@@ -4,7 +4,10 @@ use std::ops::Range;
 
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Tensor, backend::Backend};
+
+use crate::pointwise::{self, Pointwise};
 
 use crate::sparse_attention::{self, AttentionGradient, CachedRows, ChunkTopK};
 use crate::wkv7::{self, Wkv7Gradient, Wkv7Inputs, Wkv7Output};
@@ -75,6 +78,20 @@ pub trait KernelBackend: Backend {
     ) -> Tensor<Self, 4> {
         sparse_attention::reference::attend(query, start, rows, shape)
     }
+
+    /// A function of each element; see [`sigmoid`](crate::sigmoid) and [`tanh`](crate::tanh).
+    fn pointwise(function: Pointwise, x: FloatTensor<Self>) -> FloatTensor<Self> {
+        pointwise::reference::forward::<Self>(function, x)
+    }
+
+    /// The gradient of the argument of [`pointwise`](Self::pointwise), from its result `y` and the gradient of that.
+    fn pointwise_backward(
+        function: Pointwise,
+        y: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        pointwise::reference::backward::<Self>(function, y, dy)
+    }
 }
 
 impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
@@ -97,6 +114,10 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
             ),
             None => sparse_attention::reference::sparse_attention(query, key, value, shape),
         }
+    }
+
+    fn pointwise(function: Pointwise, x: FloatTensor<Self>) -> FloatTensor<Self> {
+        pointwise::autodiff::apply::<B, C>(function, x)
     }
 }
 
@@ -157,6 +178,18 @@ macro_rules! impl_cpu {
                 shape: ChunkTopK,
             ) -> Tensor<Self, 4> {
                 sparse_attention::cpu::attend_cached(query, start, rows, shape)
+            }
+
+            fn pointwise(function: Pointwise, x: FloatTensor<Self>) -> FloatTensor<Self> {
+                pointwise::cpu::forward::<Self>(function, x)
+            }
+
+            fn pointwise_backward(
+                function: Pointwise,
+                y: FloatTensor<Self>,
+                dy: FloatTensor<Self>,
+            ) -> FloatTensor<Self> {
+                pointwise::cpu::backward::<Self>(function, y, dy)
             }
         }
     };

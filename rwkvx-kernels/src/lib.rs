@@ -1,8 +1,10 @@
-//! The two sequence operators of RWKV-X, generic over Burn backends:
+//! The sequence operators of RWKV-X, generic over Burn backends:
 //!
 //! * [`wkv7`]: the RWKV-7 recurrence (a matrix-valued state with a decay and a rank-one correction per token);
 //! * [`sparse_attention`](sparse_attention()): causal attention to the query's own chunk and its best earlier chunks, with [`KvCache`] for
 //!   prefill in pieces and decoding.
+//!
+//! and the element-wise functions [`sigmoid`] and [`tanh`], which Burn's CPU backends compute one by one.
 //!
 //! [`KernelBackend`] is the seam. Its method bodies are the definitions, written in tensor operations, so every backend
 //! has them; the CPU backends replace them by hand-written forward and backward bodies, which
@@ -15,11 +17,13 @@
 mod backend;
 #[cfg(feature = "cpu")]
 mod cpu;
+mod pointwise;
 mod shapes;
 mod sparse_attention;
 mod wkv7;
 
 pub use backend::KernelBackend;
+pub use pointwise::{Pointwise, sigmoid, tanh};
 pub use sparse_attention::{
     AttentionBackward, AttentionForward, AttentionGradient, AttentionGrads, AttentionInputs,
     CachedRows, ChunkTopK, KvCache, sparse_attention,

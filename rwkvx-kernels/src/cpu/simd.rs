@@ -57,6 +57,26 @@ fn exp_one(x: f32) -> f32 {
     if x < LEAST { 0.0 } else { mantissa * scale }
 }
 
+/// `1 / (1 + exp(-x))`
+#[inline(always)]
+pub(crate) fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp_one(-x))
+}
+
+/// `tanh x`, with a relative error below 3e-7 also near zero, where `exp` would cancel.
+#[inline(always)]
+pub(crate) fn tanh(x: f32) -> f32 {
+    let far = 1.0 - 2.0 / (exp_one(2.0 * x) + 1.0);
+    // Cephes' polynomial for |x| < 0.625.
+    let z = x * x;
+    let mut p = -5.704_988_7e-3;
+    for c in [2.063_909e-2, -5.373_971_6e-2, 0.133_314_42, -0.333_332_8] {
+        p = p * z + c;
+    }
+    let near = x + x * z * p;
+    if x.abs() < 0.625 { near } else { far }
+}
+
 /// Matrix `A` of [`multiply_add`], element `(row, depth)` at `row * row_stride + depth * depth_stride`.
 #[derive(Clone, Copy)]
 pub(crate) struct Strided<'a> {

@@ -172,10 +172,17 @@ impl<B: KernelBackend> KvCache<B> {
 
     /// The first `held` rows of `buffer` in a new one of `capacity` rows.
     fn moved(&self, buffer: Tensor<B, 4>, held: usize, capacity: usize) -> Tensor<B, 4> {
-        let rows = buffer
-            .slice([0..self.batch, 0..self.heads, 0..held])
-            .swap_dims(1, 2);
-        B::write_rows(self.zeros(capacity), 0, rows)
+        /// Rows at a time: what lies between the two buffers stays small.
+        const BLOCK: usize = 4096;
+        let mut target = self.zeros(capacity);
+        for from in (0..held).step_by(BLOCK) {
+            let to = held.min(from + BLOCK);
+            let rows = buffer
+                .clone()
+                .slice([0..self.batch, 0..self.heads, from..to]);
+            target = B::write_rows(target, from, rows.swap_dims(1, 2));
+        }
+        target
     }
 
     fn zeros(&self, capacity: usize) -> Tensor<B, 4> {

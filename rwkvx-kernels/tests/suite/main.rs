@@ -5,6 +5,7 @@ mod attention_properties;
 mod cache;
 mod contracts;
 mod oracle;
+mod pointwise;
 mod support;
 mod wkv7_golden;
 mod wkv7_properties;

@@ -104,8 +104,21 @@ impl WithSimd for HeadRows<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
+        // The usual head sizes as constants, which the compiler carries into the inner loops.
+        match self.dims.size {
+            32 => self.run(simd, 32),
+            64 => self.run(simd, 64),
+            128 => self.run(simd, 128),
+            size => self.run(simd, size),
+        }
+    }
+}
+
+impl HeadRows<'_> {
+    /// All chunks of the rows; `size` is the head size.
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S, size: usize) {
         let dims = self.dims;
-        let size = dims.size;
         let (batch, head) = (self.head / dims.heads, self.head % dims.heads);
         let mut decays = vec![0.0; CHUNK * size]; // [token, key]
         let mut states = vec![0.0; (CHUNK + 1) * BLOCK * size]; // [token, row, key], before each token and after the last

@@ -70,6 +70,20 @@ impl WithSimd for HeadRows<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
+        // The usual head sizes as constants, which the compiler carries into the inner loops.
+        match self.dims.size {
+            32 => self.run(simd, 32),
+            64 => self.run(simd, 64),
+            128 => self.run(simd, 128),
+            size => self.run(simd, size),
+        }
+    }
+}
+
+impl HeadRows<'_> {
+    /// All tokens of the rows; `size` is the head size.
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S, size: usize) {
         let Self {
             dims,
             sequences,
@@ -81,7 +95,6 @@ impl WithSimd for HeadRows<'_> {
             output,
         } = self;
         let (batch, head) = (head / dims.heads, head % dims.heads);
-        let size = dims.size;
         /// Room for the decays and products of one token of the usual heads, so that decoding does not allocate.
         const SMALL: usize = 256;
         let mut small = [0.0; SMALL];
