@@ -6,11 +6,12 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use burn::backend::Autodiff;
-use burn::tensor::{Distribution, Tensor, backend::Backend};
+use burn::tensor::{Distribution, Tensor, activation, backend::Backend};
 use burn_flex::Flex;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rwkvx_kernels::{
-    ChunkTopK, KernelBackend, KvCache, Wkv7Inputs, Wkv7Output, reference, sparse_attention, wkv7,
+    ChunkTopK, KernelBackend, KvCache, Wkv7Inputs, Wkv7Output, reference, sigmoid,
+    sparse_attention, tanh, wkv7,
 };
 
 type Train = Autodiff<Flex>;
@@ -237,5 +238,32 @@ fn filled_cache<B: KernelBackend>(shape: ChunkTopK, held: usize) -> KvCache<B> {
     cache
 }
 
-criterion_group!(benches, bench_wkv7, bench_attention, bench_decode);
+/// Against Burn's own operators on the activations of a demo-sized training step.
+fn bench_pointwise(c: &mut Criterion) {
+    type Function = fn(Tensor<Flex, 2>) -> Tensor<Flex, 2>;
+    let mut group = c.benchmark_group("element-wise, 4096 x 128");
+    let x = Tensor::random(
+        [4096, 128],
+        Distribution::Normal(0.0, 1.0),
+        &Default::default(),
+    );
+    let functions: [(&str, Function); 4] = [
+        ("sigmoid/cpu", sigmoid),
+        ("sigmoid/burn", activation::sigmoid),
+        ("tanh/cpu", tanh),
+        ("tanh/burn", activation::tanh),
+    ];
+    for (name, function) in functions {
+        group.bench_function(name, |b| b.iter(|| black_box(function(x.clone()))));
+    }
+    group.finish();
+}
+
+criterion_group!(
+    benches,
+    bench_wkv7,
+    bench_attention,
+    bench_decode,
+    bench_pointwise
+);
 criterion_main!(benches);
