@@ -160,6 +160,13 @@ pub struct Prompt {
     pub key: String,
 }
 
+impl Prompt {
+    /// Whether a model that said this gave the answer: it stands somewhere in it, in any case.
+    pub fn is_answered_by(&self, said: &str) -> bool {
+        said.to_lowercase().contains(&self.answer.to_lowercase())
+    }
+}
+
 /// Builds a prompt; the same arguments always give the same one. `haystack` is the text of the essays, repeated where
 /// it is too short, and not used for [`Task::Passkey`]; without it essays are generated.
 ///
@@ -447,6 +454,19 @@ mod tests {
         };
         assert_eq!(with_seed(5), with_seed(5));
         assert_ne!(with_seed(5), with_seed(6));
+    }
+
+    #[test]
+    fn an_answer_counts_anywhere_and_in_any_case() {
+        let prompt = Prompt {
+            text: String::new(),
+            answer: "3F2A-77".to_owned(),
+            tokens: 0,
+            depth_percent: 0.0,
+            key: String::new(),
+        };
+        assert!(prompt.is_answered_by(" It is 3f2a-77, I think."));
+        assert!(!prompt.is_answered_by("3f2a-7 7"));
     }
 
     #[test]

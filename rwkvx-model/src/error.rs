@@ -10,6 +10,19 @@ pub enum Error {
     #[error("config: {0}")]
     Config(String),
 
+    /// A backend that was asked for does not work on this machine.
+    #[error("--backend {name}: {reason}; install its driver or choose another backend")]
+    Backend {
+        /// Its name.
+        name: &'static str,
+        /// What is missing.
+        reason: String,
+    },
+
+    /// A tokenizer is missing, cannot be opened, or does not belong to the model.
+    #[error("--tokenizer: {0}")]
+    Tokenizer(String),
+
     /// A file could not be opened, read or written.
     #[error("{}: {source}", path.display())]
     Io {

@@ -10,7 +10,8 @@
 //! | [`init`] | the first value of every parameter |
 //! | [`expand()`] | sparse blocks grown into a trained RWKV-7 |
 //! | [`checkpoint`] | `.pth` and `.safetensors` |
-//! | [`sample`], [`generate()`] | from logits to tokens |
+//! | [`sample`], [`generate()`], [`greedy()`] | from logits to tokens |
+//! | [`backend`] | the backends compiled in by features, for programs that let their user choose |
 //!
 //! ```
 //! use burn::tensor::{Int, Tensor};
@@ -27,6 +28,14 @@
 
 #![deny(missing_docs)]
 
+#[cfg(any(
+    feature = "cuda",
+    feature = "vulkan",
+    feature = "wgpu",
+    feature = "flex",
+    feature = "ndarray"
+))]
+pub mod backend;
 mod block;
 mod channel_mix;
 pub mod checkpoint;
@@ -52,7 +61,7 @@ pub use config::RwkvXConfig;
 pub use error::Error;
 pub use expand::{OutputStart, expand};
 pub use files::write_beside;
-pub use generate::{GenerateOptions, generate};
+pub use generate::{GenerateOptions, generate, greedy};
 pub use layers::{Embedding, LayerNorm, Projection};
 pub use model::{Rwkv7, RwkvX};
 pub use sparse_attention::SparseAttention;

@@ -3,9 +3,9 @@
 //! Notation of the RWKV-7 paper, with our names: `removal` is `-kk`, `replacement` is `kk * a`, `log_decay` is `ln w`.
 
 use burn::module::{Module, Param};
+use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burn::tensor::{Tensor, activation};
-use rwkvx_kernels::{KernelBackend, Wkv7Inputs, wkv7};
+use rwkvx_kernels::{KernelBackend, Wkv7Inputs, sigmoid, tanh, wkv7};
 
 use crate::config::RwkvXConfig;
 use crate::layers::{GroupNorm, Projection, unset};
@@ -145,13 +145,13 @@ impl<B: KernelBackend> TimeMix<B> {
         let key = self.key.forward(mixed(&self.x_k));
         let x_v = mixed(&self.x_v);
         let value = self.value_with_residual(x_v, value_first);
-        let decay = low_rank(mixed(&self.x_w), &self.w1, &self.w2, activation::tanh)
-            + self.w0.val().unsqueeze();
-        let log_decay = activation::sigmoid(decay) * LOG_DECAY_FLOOR;
+        let decay =
+            low_rank(mixed(&self.x_w), &self.w1, &self.w2, tanh) + self.w0.val().unsqueeze();
+        let log_decay = sigmoid(decay) * LOG_DECAY_FLOOR;
         let rate =
             low_rank(mixed(&self.x_a), &self.a1, &self.a2, |h| h) + self.a0.val().unsqueeze();
-        let rate = activation::sigmoid(rate);
-        let gate = low_rank(mixed(&self.x_g), &self.g1, &self.g2, activation::sigmoid);
+        let rate = sigmoid(rate);
+        let gate = low_rank(mixed(&self.x_g), &self.g1, &self.g2, sigmoid);
 
         let removal_key = (key.clone() * self.k_k.val().unsqueeze()).reshape(per_head);
         let removal_key = unit_rows(removal_key).reshape(rows);
@@ -190,7 +190,7 @@ impl<B: KernelBackend> TimeMix<B> {
         match (&self.v0, &self.v1, &self.v2, value_first) {
             (Some(v0), Some(v1), Some(v2), Some(first)) => {
                 let amount = low_rank(x_v, v1, v2, |h| h) + v0.val().unsqueeze();
-                (first.clone() - value.clone()) * activation::sigmoid(amount) + value
+                (first.clone() - value.clone()) * sigmoid(amount) + value
             }
             (.., first) => {
                 *first = Some(value.clone());

@@ -16,6 +16,7 @@ use std::path::Path;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{Bytes, DType, TensorData};
+use rwkvx_datasets::Tokenizer;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{RwkvXConfig, WORLD_VOCAB_SIZE};
@@ -61,6 +62,30 @@ pub struct Checkpoint<B: Backend> {
     pub model: RwkvX<B>,
     /// What the file remembers.
     pub metadata: Metadata,
+}
+
+impl<B: Backend> Checkpoint<B> {
+    /// Opens the tokenizer asked for, as `Tokenizer::open` takes it, else the one that belongs to the model.
+    ///
+    /// # Errors
+    /// If none is known, it cannot be opened, or the model has no row for some of its ids.
+    pub fn open_tokenizer(&self, asked: Option<&str>) -> Result<Tokenizer, Error> {
+        let rows = self.model.config().vocab_size;
+        let spec = asked.or(self.metadata.tokenizer_for(rows)).ok_or_else(|| {
+            Error::Tokenizer(format!(
+                "the checkpoint names none and none is known for a vocabulary of {rows}; give rwkv-world, byte or the \
+                 path of a tokenizer.json"
+            ))
+        })?;
+        let tokenizer =
+            Tokenizer::open(spec).map_err(|error| Error::Tokenizer(error.to_string()))?;
+        match tokenizer.vocab_size() {
+            ids if ids <= rows => Ok(tokenizer),
+            ids => Err(Error::Tokenizer(format!(
+                "{spec} has {ids} ids, the model's vocabulary {rows}; give the one it was trained with"
+            ))),
+        }
+    }
 }
 
 /// What a checkpoint holds, read without its weights.

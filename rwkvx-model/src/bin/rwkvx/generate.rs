@@ -12,7 +12,7 @@ use rwkvx_model::sample::{Sampler, SamplerConfig};
 use rwkvx_model::{GenerateOptions, generate};
 use serde_json::json;
 
-use crate::model::{ModelOptions, open_tokenizer};
+use crate::model::ModelOptions;
 use crate::stop::StopTexts;
 
 #[derive(Args)]
@@ -72,18 +72,11 @@ impl Generate {
                 "--ban {id}: the model's vocabulary has {vocab_size} tokens, ids end before that"
             );
         }
-        let tokenizer = open_tokenizer(self.tokenizer.as_deref(), &loaded.metadata, vocab_size)?;
+        let tokenizer = loaded.open_tokenizer(self.tokenizer.as_deref())?;
         let mut prompt = tokenizer.encode(&self.prompt).context("--prompt")?;
         if prompt.is_empty() {
             // A text begins where the one before it ended.
             prompt.push(END_OF_DOCUMENT);
-        }
-        if let Some(id) = prompt.iter().find(|&&id| id as usize >= vocab_size) {
-            bail!(
-                "--prompt: tokenizer {} makes token id {id}, the model's vocabulary has {vocab_size}; \
-                 give the tokenizer it was trained with by --tokenizer",
-                tokenizer.spec()
-            );
         }
         let (stop_ids, stop_texts) = self.stops();
         let options = GenerateOptions {

@@ -1,6 +1,5 @@
 //! `rwkvx`: look into, run and convert RWKV-7 and RWKV-X checkpoints.
 
-mod backend;
 mod convert;
 mod generate;
 mod inspect;
@@ -12,8 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use rwkvx_kernels::KernelBackend;
-
-use backend::{BackendName, Task};
+use rwkvx_model::backend::{self, BackendName, Task};
 
 #[derive(Parser)]
 #[command(
@@ -50,6 +48,8 @@ struct Invocation {
 }
 
 impl Task for Invocation {
+    type Output = anyhow::Result<()>;
+
     fn run<B: KernelBackend>(self, device: &B::Device) -> anyhow::Result<()> {
         match self.command {
             Command::Logits(command) => command.run::<B>(self.json, device),
@@ -66,7 +66,8 @@ fn main() -> ExitCode {
         json,
         command,
     } = Cli::parse();
-    match backend::run(backend, Invocation { command, json }) {
+    let done = backend::run(backend, Invocation { command, json });
+    match done.map_err(anyhow::Error::from).flatten() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

@@ -3,12 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
 use burn::tensor::backend::Backend;
 use clap::Args;
 use indicatif::ProgressBar;
-use rwkvx_datasets::Tokenizer;
-use rwkvx_model::checkpoint::{self, Checkpoint, LoadOptions, Metadata};
+use rwkvx_model::checkpoint::{self, Checkpoint, LoadOptions};
 
 #[derive(Args)]
 pub(crate) struct ModelOptions {
@@ -48,19 +46,4 @@ pub(crate) fn busy(doing: String) -> impl Drop {
     let spinner = ProgressBar::new_spinner().with_message(doing);
     spinner.enable_steady_tick(Duration::from_millis(100));
     Busy(spinner)
-}
-
-/// Opens the tokenizer asked for, else the one that belongs to the model.
-pub(crate) fn open_tokenizer(
-    asked: Option<&str>,
-    metadata: &Metadata,
-    vocab_size: usize,
-) -> anyhow::Result<Tokenizer> {
-    let spec = asked.or(metadata.tokenizer_for(vocab_size)).with_context(|| {
-        format!(
-            "the checkpoint names no tokenizer and none is known for a vocabulary of {vocab_size}; \
-             give --tokenizer rwkv-world, byte or a tokenizer.json"
-        )
-    })?;
-    Tokenizer::open(spec).with_context(|| format!("--tokenizer {spec}"))
 }

@@ -1,54 +1,58 @@
-//! The one place where backends have names.
+//! The one place where backends have names: which of them are compiled in, and how to run on one.
 
 use clap::ValueEnum;
 use rwkvx_kernels::KernelBackend;
 
-#[cfg(not(any(
-    feature = "cuda",
-    feature = "vulkan",
-    feature = "wgpu",
-    feature = "flex",
-    feature = "ndarray"
-)))]
-compile_error!("enable a backend feature: cuda, vulkan, wgpu, flex or ndarray");
+use crate::Error;
 
 /// The backends compiled in, the preferred one first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum BackendName {
+pub enum BackendName {
+    /// NVIDIA GPUs
     #[cfg(feature = "cuda")]
     Cuda,
+    /// GPUs through Vulkan
     #[cfg(feature = "vulkan")]
     Vulkan,
-    #[cfg(feature = "wgpu")]
+    /// GPUs through WebGPU
+    #[cfg(all(feature = "wgpu", not(feature = "vulkan")))]
     Wgpu,
+    /// CPU
     #[cfg(feature = "flex")]
     Flex,
+    /// CPU, by ndarray
     #[cfg(feature = "ndarray")]
     Ndarray,
 }
 
-/// Something to do on any backend.
-pub(crate) trait Task {
-    /// Does it on this one.
-    fn run<B: KernelBackend>(self, device: &B::Device) -> anyhow::Result<()>;
+/// Work that runs on any backend.
+pub trait Task {
+    /// What it gives.
+    type Output;
+
+    /// Does it on `B`.
+    fn run<B: KernelBackend>(self, device: &B::Device) -> Self::Output;
 }
 
-/// Runs a task on the backend asked for, else on the preferred one.
-pub(crate) fn run(name: Option<BackendName>, task: impl Task) -> anyhow::Result<()> {
+/// Runs a task on the default device of the backend asked for, else of the preferred one.
+///
+/// # Errors
+/// If no device of a GPU backend answers.
+pub fn run<T: Task>(name: Option<BackendName>, task: T) -> Result<T::Output, Error> {
     match name.unwrap_or(BackendName::value_variants()[0]) {
         #[cfg(feature = "cuda")]
         BackendName::Cuda => {
             device::find_cuda_driver()?;
-            device::run::<burn::backend::Cuda>("cuda", task)
+            device::run::<burn::backend::Cuda, T>("cuda", task)
         }
         #[cfg(feature = "vulkan")]
-        BackendName::Vulkan => device::run::<burn::backend::Vulkan>("vulkan", task),
-        #[cfg(feature = "wgpu")]
-        BackendName::Wgpu => device::run::<burn::backend::Wgpu>("wgpu", task),
+        BackendName::Vulkan => device::run::<burn::backend::Vulkan, T>("vulkan", task),
+        #[cfg(all(feature = "wgpu", not(feature = "vulkan")))]
+        BackendName::Wgpu => device::run::<burn::backend::Wgpu, T>("wgpu", task),
         #[cfg(feature = "flex")]
-        BackendName::Flex => task.run::<burn::backend::Flex>(&Default::default()),
+        BackendName::Flex => Ok(task.run::<burn::backend::Flex>(&Default::default())),
         #[cfg(feature = "ndarray")]
-        BackendName::Ndarray => task.run::<burn::backend::NdArray>(&Default::default()),
+        BackendName::Ndarray => Ok(task.run::<burn::backend::NdArray>(&Default::default())),
     }
 }
 
@@ -60,17 +64,22 @@ mod device {
     use rwkvx_kernels::KernelBackend;
 
     use super::Task;
+    use crate::Error;
 
     /// Runs a task on the default device of `B`, once that device has answered.
-    pub(super) fn run<B: KernelBackend>(name: &str, task: impl Task) -> anyhow::Result<()> {
+    pub(super) fn run<B: KernelBackend, T: Task>(
+        name: &'static str,
+        task: T,
+    ) -> Result<T::Output, Error> {
         abort_when_its_thread_panics();
         let device = B::Device::default();
         // Burn panics where there is no device or driver.
         match catch_unwind(AssertUnwindSafe(|| B::sync(&device))) {
-            Ok(Ok(())) => task.run::<B>(&device),
-            _ => anyhow::bail!(
-                "--backend {name}: no device answers; install its driver or choose another backend"
-            ),
+            Ok(Ok(())) => Ok(task.run::<B>(&device)),
+            _ => Err(Error::Backend {
+                name,
+                reason: "no device answers".to_owned(),
+            }),
         }
     }
 
@@ -92,7 +101,7 @@ mod device {
 
     /// The CUDA backend panics where there is no driver; this is the error to give instead.
     #[cfg(feature = "cuda")]
-    pub(super) fn find_cuda_driver() -> anyhow::Result<()> {
+    pub(super) fn find_cuda_driver() -> Result<(), Error> {
         let library = if cfg!(windows) {
             "nvcuda.dll"
         } else {
@@ -101,9 +110,10 @@ mod device {
         // SAFETY: the driver's library has no initialisers that touch this program; nothing is called in it.
         match unsafe { libloading::Library::new(library) } {
             Ok(_) => Ok(()),
-            Err(_) => anyhow::bail!(
-                "--backend cuda: no NVIDIA driver ({library} is not found); install it or choose another backend"
-            ),
+            Err(_) => Err(Error::Backend {
+                name: "cuda",
+                reason: format!("there is no NVIDIA driver ({library} is not found)"),
+            }),
         }
     }
 }
