@@ -93,6 +93,10 @@ pub struct StageConfig {
     pub batch: usize,
     /// Sequences per forward and backward pass; divides `batch`.
     pub micro_batch: usize,
+    /// Micro-batches worked through at once, each by a thread of its own: on a CPU as many as it has cores, on a GPU 1.
+    /// The results do not depend on it.
+    #[serde(default = "one")]
+    pub threads: usize,
     /// Learning rate after the warm-up.
     pub learning_rate: f64,
     /// Learning rate at the end.
@@ -300,6 +304,7 @@ impl StageConfig {
             ("context", self.context as u64),
             ("batch", self.batch as u64),
             ("micro_batch", self.micro_batch as u64),
+            ("threads", self.threads as u64),
         ] {
             at_least_one(&format!("{field}.{name}"), value)?;
         }
@@ -334,6 +339,10 @@ impl StageConfig {
             steps: self.steps,
         }
     }
+}
+
+fn one() -> usize {
+    1
 }
 
 fn at_least_one(field: &str, value: u64) -> Result<()> {

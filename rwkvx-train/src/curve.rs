@@ -171,6 +171,7 @@ mod tests {
                     step,
                     loss: 1.0,
                     nll: 5.0 / step as f64 + phase as u64 as f64 * 0.1,
+                    answer_nll: None,
                     lr: 1e-3,
                     tokens: 4096 * step,
                     tokens_per_second: 1e4,

@@ -27,6 +27,9 @@ pub struct Line {
     pub loss: f64,
     /// Mean loss in nats with all tokens weighing 1.
     pub nll: f64,
+    /// The same of the tokens of answers, where the data marks them by a weight above 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_nll: Option<f64>,
     /// Learning rate of the update.
     pub lr: f64,
     /// Tokens trained on in this phase so far.
@@ -124,6 +127,7 @@ mod tests {
             step,
             loss: 1.0 / step as f64,
             nll: 2.0,
+            answer_nll: Some(1.5),
             lr: 1e-3,
             tokens: 64 * step,
             tokens_per_second: 1e4,

@@ -5,7 +5,7 @@
 //! | [`config`], [`presets`] | one JSON file says everything; it is checked whole before the first step |
 //! | [`phase`] | base, stage 1, stage 2, and the plain model beside them: what each trains |
 //! | [`data`] | samples as a pure function of the step, and Burn's data loader over them |
-//! | [`step`] | micro-batches, accumulation, clipping: what the learner calls |
+//! | [`step`], [`workers`] | micro-batches, accumulation, clipping: what the learner calls |
 //! | [`head_loss`], [`longce`] | cross-entropy without the logits of a whole batch, L2Wrap, token weights |
 //! | [`gradient`], [`optimizer`], [`schedule`] | global norm, AdamW with RWKV's groups, warm-up and cosine |
 //! | [`session`], [`journal`], [`checkpoint`] | the trace of every step, and the checkpoint that resuming starts from |
@@ -39,5 +39,6 @@ pub mod schedule;
 pub mod session;
 pub mod step;
 pub mod weights;
+pub mod workers;
 
 pub use error::{Error, Result};

@@ -1,7 +1,5 @@
 //! `rwkvx-train`: from options to a run. Without options, the demo.
 
-mod backend;
-
 use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -9,13 +7,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use rwkvx_kernels::KernelBackend;
+use rwkvx_model::backend::{self, BackendName, Task};
 use rwkvx_train::config::TrainConfig;
 use rwkvx_train::data::DataConfig;
 use rwkvx_train::phase::StageChoice;
 use rwkvx_train::report::RunReport;
 use rwkvx_train::{Error, Result, presets, run};
-
-use crate::backend::{BackendName, Task};
 
 /// Where runs go that were not told where.
 const RUNS: &str = "runs";
@@ -79,24 +76,17 @@ fn main() -> ExitCode {
 }
 
 fn start(options: &Options) -> Result<()> {
-    let backend = options
-        .backend
-        .or_else(BackendName::fastest)
-        .ok_or_else(|| Error::Option {
-            option: "--backend",
-            reason: "this program was built without any; build it with `--features flex`"
-                .to_owned(),
-        })?;
     let (config, directory) = match options.resume {
         true => resumed(options)?,
         false => new_run(options)?,
     };
     eprintln!("run directory: {}", directory.display());
-    let report = backend.run(Training {
+    let training = Training {
         config: &config,
         directory: &directory,
         dashboard: std::io::stdout().is_terminal() && !options.plain && !options.json,
-    })?;
+    };
+    let report = backend::run(options.backend, training)??;
     if options.json {
         println!(
             "{}",
@@ -117,8 +107,8 @@ struct Training<'a> {
 impl Task for Training<'_> {
     type Output = Result<RunReport>;
 
-    fn run<B: KernelBackend>(self, device: B::Device) -> Result<RunReport> {
-        run::train::<B>(self.config, self.directory, &device, self.dashboard)
+    fn run<B: KernelBackend>(self, device: &B::Device) -> Result<RunReport> {
+        run::train::<B>(self.config, self.directory, device, self.dashboard)
     }
 }
 

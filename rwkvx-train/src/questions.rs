@@ -10,7 +10,7 @@ use rwkvx_datasets::needles::{
 };
 use rwkvx_datasets::ruler::{self, Fit, PromptSpec, Task};
 use rwkvx_kernels::KernelBackend;
-use rwkvx_model::{RwkvX, tokens};
+use rwkvx_model::{RwkvX, greedy, tokens};
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -102,18 +102,17 @@ impl<B: KernelBackend> Examination<'_, B> {
                 ..PromptSpec::new(task, length)
             };
             let prompt = ruler::build(&spec, self.tokenizer, None)?;
-            prompts.push((self.tokenizer.encode(&prompt.text)?, prompt.answer));
+            prompts.push((self.tokenizer.encode(&prompt.text)?, prompt));
         }
         let mut correct = 0;
         for batch in prompts.chunks(BATCH) {
             let rows: Vec<&[u32]> = batch.iter().map(|(ids, _)| ids.as_slice()).collect();
-            let said = self.greedy(&rows)?;
+            let said = greedy(self.model, &rows, ANSWER_TOKENS, |_| false, |_| ())?;
             correct += batch
                 .iter()
                 .zip(said)
-                .filter(|((_, answer), ids)| {
-                    let said = self.tokenizer.decode_lossy(ids).to_lowercase();
-                    said.contains(&answer.to_lowercase())
+                .filter(|((_, prompt), said)| {
+                    prompt.is_answered_by(&self.tokenizer.decode_lossy(said))
                 })
                 .count();
             self.progress.inc(batch.len() as u64);
@@ -124,25 +123,6 @@ impl<B: KernelBackend> Examination<'_, B> {
             correct,
             asked: samples,
         })
-    }
-
-    /// The most likely next tokens of each row, one after the other. The rows have equal lengths.
-    fn greedy(&self, rows: &[&[u32]]) -> Result<Vec<Vec<u32>>> {
-        let device = self.model.device();
-        let vocab_size = self.model.config().vocab_size;
-        let mut state = self.model.state(rows.len());
-        let ids = tokens::ids_tensor::<B>(rows, vocab_size, &device)?;
-        let mut logits = self.model.prefill(ids, &mut state); // [batch, vocab]
-        let mut said = vec![Vec::with_capacity(ANSWER_TOKENS); rows.len()];
-        for _ in 0..ANSWER_TOKENS {
-            let next = logits.argmax(1).reshape([rows.len()]); // [batch]
-            let ids = next.clone().into_data();
-            for (row, id) in said.iter_mut().zip(ids.iter::<u32>()) {
-                row.push(id);
-            }
-            logits = self.model.step(next, &mut state);
-        }
-        Ok(said)
     }
 
     /// Questions about texts with many facts. An answer counts when all its tokens are the most likely ones given the

@@ -28,6 +28,7 @@ use crate::report::{ModelScores, PhaseReport, RunReport};
 use crate::session::{Recorded, Session};
 use crate::step::{StepSettings, Trainee};
 use crate::weights::{Weights, metadata, trainable};
+use crate::workers::Workers;
 use crate::{Error, Result, curve, files, questions};
 
 /// The configuration of a run, in its directory.
@@ -200,7 +201,7 @@ impl<B: KernelBackend> Run<'_, B> {
             relay: relay.clone(),
         };
         let learner = Learner::new(
-            Trainee::new(model, settings, relay.clone()),
+            Trainee::new(model, settings, Workers::new(stage.threads)?, relay.clone()),
             Recorded::new(optimizer, session.clone()),
             stage.schedule().from_step(position.step),
         );
@@ -208,6 +209,9 @@ impl<B: KernelBackend> Run<'_, B> {
             SupervisedTraining::new(self.directory, Arc::new(feed), Arc::new(NoValidation))
                 .metric_train_numeric(ReportMetric::new("Loss", |report| report.loss))
                 .metric_train_numeric(ReportMetric::new("NLL", |report| report.nll))
+                .metric_train_numeric(ReportMetric::new("Answer NLL", |report| {
+                    report.answer_nll.unwrap_or(report.nll)
+                }))
                 .metric_train_numeric(ReportMetric::new("Gradient norm", |report| {
                     report.grad_norm
                 }))

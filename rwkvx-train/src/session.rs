@@ -76,6 +76,7 @@ impl Session {
             step: self.position.step,
             loss: report.loss,
             nll: report.nll,
+            answer_nll: report.answer_nll,
             lr: rate,
             tokens: self.position.tokens,
             tokens_per_second: report.tokens as f64 / seconds.max(1e-9),

@@ -16,6 +16,7 @@ use crate::gradient;
 use crate::head_loss::{HeadLoss, L2_WRAP, Objective, head_loss};
 use crate::longce::LongCe;
 use crate::relay::Relay;
+use crate::workers::Workers;
 
 /// How a step computes its loss and gradient.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,6 +36,8 @@ pub struct StepReport {
     pub loss: f64,
     /// Mean loss of all tokens, each weighing 1, in nats.
     pub nll: f64,
+    /// The same of the tokens that weigh more than 1 in the data, which are answers; `None` where there are none.
+    pub answer_nll: Option<f64>,
     /// Norm of the whole gradient before clipping.
     pub grad_norm: f64,
     /// Tokens trained on.
@@ -57,15 +60,24 @@ pub struct Trainee<B: Backend> {
     #[module(skip)]
     settings: StepSettings,
     #[module(skip)]
+    workers: Workers,
+    #[module(skip)]
     relay: Relay,
 }
 
+/// Gradients of a micro-batch, and sums `[3]` over its tokens.
+type Backward<B> = (
+    GradientsParams,
+    Tensor<<B as AutodiffBackend>::InnerBackend, 1>,
+);
+
 impl<B: Backend> Trainee<B> {
     /// Wraps a model for the learner.
-    pub fn new(model: RwkvX<B>, settings: StepSettings, relay: Relay) -> Self {
+    pub fn new(model: RwkvX<B>, settings: StepSettings, workers: Workers, relay: Relay) -> Self {
         Self {
             model,
             settings,
+            workers,
             relay,
         }
     }
@@ -99,17 +111,20 @@ where
             true => L2_WRAP / tokens as f64,
             false => 0.0,
         };
+        let micro_batches: Vec<&[Sample]> =
+            batch.samples.chunks(batch.micro_batch.max(1)).collect();
         let mut accumulator = GradientsAccumulator::new();
         let mut sums: Option<Tensor<B::InnerBackend, 1>> = None;
-        for samples in batch.samples.chunks(batch.micro_batch.max(1)) {
-            let HeadLoss { loss, value, nll } = self.loss(samples, total_weight, l2_wrap)?;
-            let gradients = GradientsParams::from_grads(loss.backward(), &self.model);
-            accumulator.accumulate(&self.model, gradients);
-            let sum = Tensor::cat(vec![value, nll.sum()], 0);
-            sums = Some(match sums {
-                Some(sums) => sums + sum,
-                None => sum,
-            });
+        // Summed in the order of the micro-batches, whichever thread is first: the same bits with any number of threads.
+        for at_once in micro_batches.chunks(self.workers.count()) {
+            for done in self.backward_at_once(at_once, total_weight, l2_wrap) {
+                let (gradients, sum) = done?;
+                accumulator.accumulate(&self.model, gradients);
+                sums = Some(match sums {
+                    Some(sums) => sums + sum,
+                    None => sum,
+                });
+            }
         }
         let mut gradients = accumulator.grads();
         let norm = gradient::global_norm(&self.model, &gradients);
@@ -121,9 +136,16 @@ where
             .collect::<Vec<_>>()
             .into_iter();
         let mut next = || numbers.next().unwrap_or(0.0);
+        let answers = batch
+            .samples
+            .iter()
+            .flat_map(answers)
+            .filter(|is| *is)
+            .count();
         let report = StepReport {
             loss: next(),
             nll: next() / tokens as f64,
+            answer_nll: Some(next() / answers as f64).filter(|_| answers > 0),
             grad_norm: next(),
             tokens: tokens as u64,
         };
@@ -133,9 +155,49 @@ where
         Ok((gradients, report))
     }
 
-    fn loss(&self, samples: &[Sample], total_weight: f64, l2_wrap: f64) -> Result<HeadLoss<B>> {
+    /// [`backward`](Self::backward) of each micro-batch, each on a worker of its own where there are several.
+    fn backward_at_once(
+        &self,
+        micro_batches: &[&[Sample]],
+        total_weight: f64,
+        l2_wrap: f64,
+    ) -> Vec<Result<Backward<B>>> {
+        if let [samples] = micro_batches {
+            return vec![self.backward(&self.model, samples, total_weight, l2_wrap)];
+        }
         let device = self.model.device();
-        let vocab_size = self.model.config().vocab_size;
+        let work = micro_batches.iter().map(|samples| {
+            // A fork has an autodiff graph of its own, so that the threads do not wait for each other.
+            let model = self.model.clone().fork(&device);
+            move || self.backward(&model, samples, total_weight, l2_wrap)
+        });
+        self.workers.run(work)
+    }
+
+    /// A micro-batch's share of the gradient, and its sums of the loss, of all tokens' losses and of answers'.
+    fn backward(
+        &self,
+        model: &RwkvX<B>,
+        samples: &[Sample],
+        total_weight: f64,
+        l2_wrap: f64,
+    ) -> Result<Backward<B>> {
+        let HeadLoss { loss, value, nll } = self.loss(model, samples, total_weight, l2_wrap)?;
+        let gradients = GradientsParams::from_grads(loss.backward(), model);
+        let answers = answer_mask(samples, nll.dims(), &nll.device());
+        let sums = Tensor::cat(vec![value, nll.clone().sum(), (nll * answers).sum()], 0);
+        Ok((gradients, sums))
+    }
+
+    fn loss(
+        &self,
+        model: &RwkvX<B>,
+        samples: &[Sample],
+        total_weight: f64,
+        l2_wrap: f64,
+    ) -> Result<HeadLoss<B>> {
+        let device = model.device();
+        let vocab_size = model.config().vocab_size;
         let inputs: Vec<&[u32]> = samples.iter().map(Sample::inputs).collect();
         let targets: Vec<&[u32]> = samples.iter().map(Sample::targets).collect();
         let ids = tokens::ids_tensor::<B::InnerBackend>(&inputs, vocab_size, &device)?;
@@ -149,20 +211,35 @@ where
         let short = self
             .settings
             .longce
-            .and_then(|longce| longce.short_losses(&self.model.valid(), &ids, &targets));
-        let hidden = self.model.hidden(Tensor::from_inner(ids)); // [batch, time, channels]
+            .and_then(|longce| longce.short_losses(&model.valid(), &ids, &targets));
+        let hidden = model.hidden(Tensor::from_inner(ids)); // [batch, time, channels]
         let objective = Objective {
             targets,
             shares,
             short,
             l2_wrap,
         };
-        Ok(head_loss(
-            hidden,
-            self.model.rwkv.head.weight.val(),
-            objective,
-        ))
+        Ok(head_loss(hidden, model.rwkv.head.weight.val(), objective))
     }
+}
+
+/// Which targets are tokens of answers.
+fn answers(sample: &Sample) -> impl Iterator<Item = bool> {
+    sample.weights.iter().map(|&weight| weight > 1.0)
+}
+
+/// 1 where a target is of an answer, 0 elsewhere, `[batch, time]`.
+fn answer_mask<B: Backend>(
+    samples: &[Sample],
+    shape: [usize; 2],
+    device: &B::Device,
+) -> Tensor<B, 2> {
+    let mask: Vec<f32> = samples
+        .iter()
+        .flat_map(answers)
+        .map(|is| f32::from(u8::from(is)))
+        .collect();
+    Tensor::from_data(TensorData::new(mask, shape), device)
 }
 
 impl<B> TrainStep for Trainee<B>
@@ -189,6 +266,7 @@ where
                     item: StepReport {
                         loss: f64::NAN,
                         nll: f64::NAN,
+                        answer_nll: None,
                         grad_norm: f64::NAN,
                         tokens: 0,
                     },

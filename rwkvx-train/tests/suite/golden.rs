@@ -10,6 +10,7 @@ use rwkvx_train::phase::Phase;
 use rwkvx_train::relay::Relay;
 use rwkvx_train::step::Trainee;
 use rwkvx_train::weights::trainable;
+use rwkvx_train::workers::Workers;
 
 use crate::support::{
     Ad, B, Golden, PLAIN, assert_close, batch, floats, golden_model, tensor, values,
@@ -28,7 +29,7 @@ const RATE: f64 = 1e-3;
 fn five_steps(golden: &Golden, phase: Phase) -> (Vec<f32>, RwkvX<Ad>) {
     let model = trainable(golden_model::<Ad>(), phase);
     let mut optimizer = GroupedAdamW::<B>::new(&ADAMW, &names::parameters(&model));
-    let mut trainee = Trainee::new(model, PLAIN, Relay::default());
+    let mut trainee = Trainee::new(model, PLAIN, Workers::default(), Relay::default());
     let batch = batch(golden.ids(), 2);
     let mut losses = Vec::new();
     for _ in 0..5 {

@@ -11,12 +11,18 @@ use rwkvx_train::phase::Phase;
 use rwkvx_train::relay::Relay;
 use rwkvx_train::step::{StepSettings, Trainee};
 use rwkvx_train::weights::trainable;
+use rwkvx_train::workers::Workers;
 
 use crate::support::{Ad, B, PLAIN, assert_close, batch, floats, rows, small_model, values};
 
 fn trainee(phase: Phase, settings: StepSettings) -> Trainee<Ad> {
     let model = RwkvX::<Ad>::from_inner(small_model(1));
-    Trainee::new(trainable(model, phase), settings, Relay::default())
+    Trainee::new(
+        trainable(model, phase),
+        settings,
+        Workers::default(),
+        Relay::default(),
+    )
 }
 
 /// Every gradient, flattened, by name; `None` where there is none.
@@ -36,6 +42,21 @@ fn gradients(model: &RwkvX<Ad>, gradients: &GradientsParams) -> Vec<(String, Opt
             (parameter.name, values)
         })
         .collect()
+}
+
+#[test]
+fn workers_change_no_bit() {
+    let alone = trainee(Phase::Stage2, PLAIN);
+    let workers = Workers::new(2).unwrap();
+    let together = Trainee::new(alone.model.clone(), PLAIN, workers, Relay::default());
+    let batch = batch(rows(5, 25, 50), 1);
+    let (expected, expected_report) = alone.gradients(&batch).unwrap();
+    let (found, report) = together.gradients(&batch).unwrap();
+    assert_eq!(report, expected_report);
+    assert_eq!(
+        gradients(&together.model, &found),
+        gradients(&alone.model, &expected)
+    );
 }
 
 #[test]
@@ -82,7 +103,12 @@ fn clipping_limits_the_norm_of_the_whole_gradient_and_keeps_its_direction() {
         clip_norm: Some(limit),
         ..PLAIN
     };
-    let clipped = Trainee::new(free.model.clone(), settings, Relay::default());
+    let clipped = Trainee::new(
+        free.model.clone(),
+        settings,
+        Workers::default(),
+        Relay::default(),
+    );
     let (clipped, clipped_report) = clipped.gradients(&batch).unwrap();
     assert_eq!(
         clipped_report, report,
@@ -105,7 +131,12 @@ fn a_small_gradient_is_not_clipped() {
     };
     let batch = batch(rows(2, 13, 50), 2);
     let free = trainee(Phase::Stage2, PLAIN);
-    let limited = Trainee::new(free.model.clone(), settings, Relay::default());
+    let limited = Trainee::new(
+        free.model.clone(),
+        settings,
+        Workers::default(),
+        Relay::default(),
+    );
     let (expected, _) = free.gradients(&batch).unwrap();
     let (found, _) = limited.gradients(&batch).unwrap();
     assert_eq!(
@@ -153,7 +184,12 @@ fn stage_one_leaves_frozen_parameters_bit_identical_and_without_gradient_or_stat
 #[test]
 fn after_stage_one_everything_trains_again() {
     let stage1 = trainee(Phase::Stage1, PLAIN).model;
-    let stage2 = Trainee::new(trainable(stage1, Phase::Stage2), PLAIN, Relay::default());
+    let stage2 = Trainee::new(
+        trainable(stage1, Phase::Stage2),
+        PLAIN,
+        Workers::default(),
+        Relay::default(),
+    );
     let (step, _) = stage2.gradients(&batch(rows(2, 25, 50), 2)).unwrap();
     for (name, gradient) in gradients(&stage2.model, &step) {
         assert!(gradient.is_some(), "{name}");
