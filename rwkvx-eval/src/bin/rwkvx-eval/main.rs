@@ -1,0 +1,76 @@
+//! `rwkvx-eval`: benchmarks of RWKV-7 and RWKV-X checkpoints.
+
+mod grid;
+mod lambada;
+mod model;
+mod passkey;
+mod sniah;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use rwkvx_eval::Result;
+use rwkvx_kernels::KernelBackend;
+use rwkvx_model::backend::{self, BackendName, Task};
+
+/// Ask RWKV-7 and RWKV-X models how much of a long text they remember
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(clap::Args)]
+struct Common {
+    #[command(flatten)]
+    model: model::ModelOptions,
+    /// Where to compute; the first of those compiled in if not given
+    #[arg(long, global = true, value_enum)]
+    backend: Option<BackendName>,
+    /// Print the report as one JSON object for machines
+    #[arg(long, global = true)]
+    json: bool,
+    /// Directory for report.json, grid.csv and heat_map.png [default: the next free runs/COMMAND-N]
+    #[arg(long, global = true, value_name = "DIR")]
+    out: Option<std::path::PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// RULER's single needles (S-NIAH): passkey, number and UUID at a grid of lengths and depths
+    Sniah(sniah::Sniah),
+    /// The passkey test of the RWKV-X repository, by its own protocol
+    Passkey(passkey::Passkey),
+    /// LAMBADA: the last word of a passage; accuracy and perplexity
+    Lambada(lambada::Lambada),
+}
+
+impl Task for Cli {
+    type Output = Result<()>;
+
+    fn run<B: KernelBackend>(self, device: &B::Device) -> Result<()> {
+        match self.command {
+            Command::Sniah(command) => command.run::<B>(&self.common, device),
+            Command::Passkey(command) => command.run::<B>(&self.common, device),
+            Command::Lambada(command) => command.run::<B>(&self.common, device),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match backend::run(cli.common.backend, cli)
+        .map_err(Into::into)
+        .flatten()
+    {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! A result with everything needed to repeat it, and the files it becomes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rwkvx_model::{RwkvXConfig, write_beside};
+use serde::{Deserialize, Serialize};
+
+use crate::grid::Answer;
+use crate::{Error, Result, heat_map, table};
+
+/// Which model was asked, and how it read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelInfo {
+    /// The checkpoint.
+    pub path: PathBuf,
+    /// Sizes, with the chunk size and top-k in force.
+    pub config: RwkvXConfig,
+    /// Parameters.
+    pub parameters: usize,
+    /// Tokenizer, as `Tokenizer::open` takes it.
+    pub tokenizer: String,
+}
+
+/// The result of a benchmark.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report<S, R> {
+    /// Name of the benchmark, as on the command line.
+    pub benchmark: String,
+    /// Version of this program.
+    pub version: String,
+    /// The model.
+    pub model: ModelInfo,
+    /// What was asked for.
+    pub settings: S,
+    /// What came out.
+    pub result: R,
+    /// Wall time, in seconds, loading not counted.
+    pub seconds: f64,
+}
+
+impl<S: Serialize, R: Serialize> Report<S, R> {
+    /// Writes `report.json` into `directory`.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be made or written.
+    pub fn write(&self, directory: &Path) -> Result<()> {
+        fs::create_dir_all(directory).map_err(Error::io(directory))?;
+        let json = self.to_json();
+        write_beside(&directory.join("report.json"), |out| {
+            out.write_all(json.as_bytes())
+        })?;
+        Ok(())
+    }
+
+    /// The report as indented JSON.
+    pub fn to_json(&self) -> String {
+        // Plain data with string keys, which always has a JSON form.
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+}
+
+/// Writes `grid.csv` and `heat_map.png` of a grid of answers into `directory`, which must be there.
+///
+/// # Errors
+///
+/// If a file cannot be drawn or written.
+pub fn write_grid(answers: &[Answer], title: &str, directory: &Path) -> Result<()> {
+    let csv = table::csv(answers);
+    write_beside(&directory.join("grid.csv"), |out| {
+        out.write_all(csv.as_bytes())
+    })?;
+    heat_map::draw(answers, title, &directory.join("heat_map.png"))
+}
