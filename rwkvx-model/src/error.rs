@@ -19,7 +19,7 @@ pub enum Error {
         reason: String,
     },
 
-    /// A tokenizer is missing, cannot be opened, or does not belong to the model.
+    /// A tokenizer is missing or cannot be opened.
     #[error("--tokenizer: {0}")]
     Tokenizer(String),
 

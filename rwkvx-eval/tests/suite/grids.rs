@@ -50,7 +50,7 @@ fn a_reader_of_everything_finds_every_needle() {
 #[test]
 fn a_short_sighted_reader_finds_what_lies_near_the_end() {
     let reader = Reader {
-        reach: 2048,
+        reach: 1800,
         preamble: "",
     };
     let answers = ask(&reader, &settings(&ALL, &[1024, 4096]));

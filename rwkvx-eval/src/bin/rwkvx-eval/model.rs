@@ -6,9 +6,8 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::ProgressBar;
 use rwkvx_datasets::Tokenizer;
-use rwkvx_eval::Result;
 use rwkvx_eval::report::ModelInfo;
-use rwkvx_eval::runs;
+use rwkvx_eval::{Error, Result, runs};
 use rwkvx_kernels::KernelBackend;
 use rwkvx_model::RwkvX;
 use rwkvx_model::checkpoint::{self, LoadOptions};
@@ -54,6 +53,17 @@ impl ModelOptions {
         let checkpoint = checkpoint?;
         let tokenizer = checkpoint.open_tokenizer(self.tokenizer.as_deref())?;
         let config = checkpoint.model.config().clone();
+        // A model may have more rows than its tokenizer has ids, but not fewer.
+        let (ids, rows) = (tokenizer.vocab_size(), config.vocab_size);
+        if ids > rows {
+            return Err(Error::Option {
+                option: "--tokenizer",
+                reason: format!(
+                    "{} has {ids} ids, the model's vocabulary {rows}; give the one it was trained with",
+                    tokenizer.spec()
+                ),
+            });
+        }
         Ok(Loaded {
             info: ModelInfo {
                 path,

@@ -78,6 +78,13 @@ impl Generate {
             // A text begins where the one before it ended.
             prompt.push(END_OF_DOCUMENT);
         }
+        if let Some(id) = prompt.iter().find(|&&id| id as usize >= vocab_size) {
+            bail!(
+                "--prompt: tokenizer {} makes token id {id}, the model's vocabulary has {vocab_size}; \
+                 give the tokenizer it was trained with by --tokenizer",
+                tokenizer.spec()
+            );
+        }
         let (stop_ids, stop_texts) = self.stops();
         let options = GenerateOptions {
             max_tokens: self.tokens,
