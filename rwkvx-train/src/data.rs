@@ -1,8 +1,7 @@
 //! Samples for training, on the host only, and Burn's data loader over them.
 //!
-//! Which samples a step sees is a pure function of the step, so resuming needs no state of the data. There are no worker
-//! threads: tensors must be touched by one thread only (Burn 0.21 gives each thread a memory pool that is never freed),
-//! and making a sample costs far less than training on it.
+//! Which samples a step sees is a pure function of the step, so resuming needs no state of the data. There are no loading
+//! threads: making a sample costs far less than training on it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

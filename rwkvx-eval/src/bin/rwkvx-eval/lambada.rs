@@ -73,7 +73,10 @@ impl Lambada {
             100.0 * scores.accuracy,
             100.0 * scores.accuracy_stderr
         );
-        println!("perplexity  {:.2}", scores.perplexity);
+        match scores.perplexity {
+            large if large >= 1e6 => println!("perplexity  {large:.2e}"),
+            usual => println!("perplexity  {usual:.2}"),
+        }
         println!(
             "\n{} texts in {:.1} s; the report is in {}",
             scores.texts,

@@ -40,13 +40,14 @@ impl Passkey {
         let started = Instant::now();
         let bar = progress(settings.tokens());
         let answers = passkey::run(&loaded.model, &loaded.tokenizer, &settings, &bar);
+        let tokens = bar.position();
         bar.finish_and_clear();
         let asked = Asked {
             benchmark: "passkey",
             model: loaded.info,
             answers: answers?,
             started,
-            tokens: bar.position(),
+            tokens,
             remarks: vec![format!(
                 "{} depths, {} keys; lengths are nominal, 3.75 characters a token",
                 settings.depths, settings.samples

@@ -107,13 +107,14 @@ impl Sniah {
             essays.as_deref(),
             &bar,
         );
+        let tokens = bar.position();
         bar.finish_and_clear();
         let asked = Asked {
             benchmark: "sniah",
             model: loaded.info,
             answers: answers?,
             started,
-            tokens: bar.position(),
+            tokens,
             remarks: vec![format!(
                 "{} depths, {} questions each, seed {}; noise as RULER's, essays {essays_from}",
                 settings.depths, settings.samples, settings.seed
