@@ -164,9 +164,9 @@ impl RwkvXConfig {
     /// # Errors
     /// If the file cannot be read, is not the JSON of a configuration, or fails [`validate`](Self::validate).
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Io {
+        let text = std::fs::read_to_string(path).map_err(|error| Error::Io {
             path: path.to_owned(),
-            source,
+            error,
         })?;
         serde_json::from_str(&text).map_err(|error| Error::Format {
             path: path.to_owned(),

@@ -24,12 +24,12 @@ pub enum Error {
     Tokenizer(String),
 
     /// A file could not be opened, read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {error}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
+        /// What the system said. Part of the message, and so not also its source.
+        error: std::io::Error,
     },
 
     /// A file is not what its name promises, or is damaged.

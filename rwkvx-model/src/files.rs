@@ -28,12 +28,12 @@ pub fn write_beside(
         file.sync_all()?;
         std::fs::rename(&partial, path)
     });
-    written.map_err(|source| {
+    written.map_err(|error| {
         // The first error is the one to report.
         let _ = std::fs::remove_file(&partial);
         Error::Io {
             path: path.to_owned(),
-            source,
+            error,
         }
     })
 }

@@ -15,14 +15,13 @@ use std::path::{Path, PathBuf};
 use burn::optim::AdaptiveMomentumState;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
-use rwkvx_model::RwkvX;
 use rwkvx_model::checkpoint::{LoadOptions, Metadata};
 use rwkvx_model::names::NamedParam;
+use rwkvx_model::{RwkvX, write_beside};
 use safetensors::View;
 use safetensors::tensor::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
-use crate::files;
 use crate::optimizer::{GroupedAdamW, Moments};
 use crate::phase::Phase;
 use crate::{Error, Result};
@@ -118,7 +117,7 @@ impl CheckpointStore {
             optimizer_bytes: size(&partial.join(OPTIMIZER))?,
         };
         let json = serde_json::to_vec_pretty(&manifest).unwrap_or_default();
-        files::write_atomically(&partial.join(MANIFEST), &json)?;
+        write_beside(&partial.join(MANIFEST), |out| out.write_all(&json))?;
         if path.exists() {
             fs::remove_dir_all(&path).map_err(Error::io(&path))?;
         }

@@ -7,9 +7,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
+use rwkvx_model::write_beside;
 use serde::{Deserialize, Serialize};
 
-use crate::files;
 use crate::phase::Phase;
 use crate::{Error, Result};
 
@@ -63,7 +63,7 @@ impl Journal {
                 }
             }
         }
-        files::write_atomically(&path, &text)?;
+        write_beside(&path, |out| out.write_all(&text))?;
         let file = OpenOptions::new()
             .append(true)
             .open(&path)

@@ -23,7 +23,6 @@ pub mod curve;
 pub mod dashboard;
 pub mod data;
 mod error;
-pub mod files;
 pub mod gradient;
 pub mod head_loss;
 pub mod journal;

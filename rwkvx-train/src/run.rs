@@ -14,7 +14,7 @@ use burn::train::{Learner, SupervisedTraining};
 use indicatif::{ProgressBar, ProgressStyle};
 use rwkvx_datasets::Tokenizer;
 use rwkvx_kernels::KernelBackend;
-use rwkvx_model::{RwkvX, names};
+use rwkvx_model::{RwkvX, names, write_beside};
 
 use crate::checkpoint::{CheckpointStore, Position, SavedCheckpoint};
 use crate::config::{LongCeChoice, StageConfig, TrainConfig};
@@ -29,7 +29,7 @@ use crate::session::{Recorded, Session};
 use crate::step::{StepSettings, Trainee};
 use crate::weights::{Weights, metadata, trainable};
 use crate::workers::Workers;
-use crate::{Error, Result, curve, files, questions};
+use crate::{Error, Result, curve, questions};
 
 /// The configuration of a run, in its directory.
 pub const CONFIG: &str = "config.json";
@@ -57,7 +57,9 @@ pub fn create(config: &TrainConfig, directory: &Path) -> Result<()> {
         path: directory.join(CONFIG),
         reason: error.to_string(),
     })?;
-    files::write_atomically(&directory.join(CONFIG), &json)
+    Ok(write_beside(&directory.join(CONFIG), |out| {
+        out.write_all(&json)
+    })?)
 }
 
 /// Runs, or goes on with, the run in `directory`.
@@ -102,7 +104,7 @@ pub fn train<B: KernelBackend>(
         seconds: started.elapsed().as_secs_f64(),
     };
     let json = serde_json::to_vec_pretty(&report).unwrap_or_default();
-    files::write_atomically(&directory.join(REPORT), &json)?;
+    write_beside(&directory.join(REPORT), |out| out.write_all(&json))?;
     Ok(report)
 }
 

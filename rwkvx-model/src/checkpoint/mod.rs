@@ -186,9 +186,9 @@ enum CheckpointFile {
 
 impl CheckpointFile {
     fn open(path: &Path) -> Result<Self, Error> {
-        let io = |source| Error::Io {
+        let io = |error| Error::Io {
             path: path.to_owned(),
-            source,
+            error,
         };
         if path.metadata().map_err(io)?.is_dir() {
             return Err(format_error(

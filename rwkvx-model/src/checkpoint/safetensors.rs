@@ -44,9 +44,9 @@ pub(super) struct SafetensorsFile {
 
 impl SafetensorsFile {
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        let io = |source| Error::Io {
+        let io = |error| Error::Io {
             path: path.to_owned(),
-            source,
+            error,
         };
         let mut file = File::open(path).map_err(io)?;
         let file_length = file.metadata().map_err(io)?.len();
@@ -139,9 +139,9 @@ impl SafetensorsFile {
         self.file
             .seek(SeekFrom::Start(self.starts[index]))
             .and_then(|_| read_f32(&mut self.file, &tensor.dtype, count))
-            .map_err(|source| Error::Io {
+            .map_err(|error| Error::Io {
                 path: self.path.clone(),
-                source,
+                error,
             })
     }
 }

@@ -41,6 +41,10 @@ fn assert_fails(arguments: &[&str], named: &str) {
         "{stderr}"
     );
     assert!(stderr.contains(named), "`{stderr}` does not name `{named}`");
+    assert!(
+        stderr.matches("os error").count() <= 1,
+        "said twice: {stderr}"
+    );
     assert!(output.stdout.is_empty(), "{arguments:?} printed something");
 }
 

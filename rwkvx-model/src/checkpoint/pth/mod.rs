@@ -32,9 +32,9 @@ pub(super) struct PthFile {
 
 impl PthFile {
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        let io = |source| Error::Io {
+        let io = |error| Error::Io {
             path: path.to_owned(),
-            source,
+            error,
         };
         let file = File::open(path).map_err(io)?;
         let file_length = file.metadata().map_err(io)?.len();
