@@ -15,6 +15,7 @@ use burn::train::renderer::{
     EvaluationName, EvaluationProgress, MetricState, MetricsRenderer, MetricsRendererEvaluation,
     MetricsRendererTraining, ProgressType, TrainingProgress,
 };
+use indicatif::HumanDuration;
 
 use crate::phase::Phase;
 use crate::step::StepReport;
@@ -146,11 +147,17 @@ impl PlainRenderer {
         let values: String = self
             .values
             .iter()
-            .map(|(name, value)| format!("  {} {value:.4}", name.to_lowercase()))
+            .map(|(name, value)| match value.abs() {
+                small if small < 0.01 => format!("  {} {value:.2e}", name.to_lowercase()),
+                _ => format!("  {} {value:.4}", name.to_lowercase()),
+            })
             .collect();
         format!(
-            "{:<12} step {}/{}{values}  {left:.0} s left",
-            self.phase, self.done, self.steps
+            "{:<12} step {}/{}{values}  {} left",
+            self.phase,
+            self.done,
+            self.steps,
+            HumanDuration(Duration::from_secs_f64(left))
         )
     }
 }
