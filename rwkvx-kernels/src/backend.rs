@@ -128,8 +128,13 @@ where
     F: burn_cubecl::FloatElement,
     I: burn_cubecl::IntElement,
     BT: burn_cubecl::BoolElement,
-    Self: Backend,
+    Self: crate::cube::CubeMemory,
 {
+    const WKV7_GRADIENT: Option<Wkv7Gradient<Self>> = Some(wkv7::cube::gradient());
+
+    fn wkv7(inputs: Wkv7Inputs<Self>) -> Wkv7Output<Self> {
+        wkv7::cube::wkv7(inputs)
+    }
 }
 
 /// Replaces the definitions of a backend whose tensors lie in this process's memory by the CPU bodies.

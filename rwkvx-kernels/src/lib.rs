@@ -17,6 +17,10 @@
 mod backend;
 #[cfg(feature = "cpu")]
 mod cpu;
+#[cfg(feature = "cube")]
+mod cube;
+#[cfg(any(feature = "cpu", feature = "cube"))]
+mod padding;
 mod pointwise;
 mod shapes;
 mod sparse_attention;

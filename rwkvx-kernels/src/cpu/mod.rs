@@ -7,8 +7,6 @@ pub(crate) mod simd;
 pub(crate) use disjoint::Disjoint;
 pub(crate) use memory::HostMemory;
 
-use burn::tensor::{Tensor, backend::Backend};
-
 /// Runs `task(i)` for all `i < tasks`: on all cores if the work is worth it, else here. `work` counts multiply-adds in all.
 pub(crate) fn for_each(tasks: usize, work: usize, task: impl Fn(usize) + Sync + Send) {
     use rayon::iter::{IntoParallelIterator, ParallelIterator};
@@ -28,27 +26,4 @@ pub(crate) fn parts_to_fill_threads(tasks: usize, whole: usize, unit: usize) -> 
     (1..=most)
         .find(|&parts| most.is_multiple_of(parts) && parts >= wanted)
         .unwrap_or(most.max(1))
-}
-
-/// Appends zeros to each row of the last axis so that its size becomes a multiple of `unit`.
-///
-/// Both operators ignore such columns: they add nothing to any product of rows.
-pub(crate) fn pad_rows<B: Backend>(tensor: Tensor<B, 4>, unit: usize) -> Tensor<B, 4> {
-    let [a, b, c, size] = tensor.dims();
-    let missing = size.next_multiple_of(unit) - size;
-    if missing == 0 {
-        return tensor;
-    }
-    let zeros = Tensor::zeros([a, b, c, missing], (&tensor.device(), tensor.dtype()));
-    Tensor::cat(vec![tensor, zeros], 3)
-}
-
-/// Undoes [`pad_rows`].
-pub(crate) fn cut_rows<B: Backend>(tensor: Tensor<B, 4>, size: usize) -> Tensor<B, 4> {
-    let [a, b, c, padded] = tensor.dims();
-    if padded == size {
-        tensor
-    } else {
-        tensor.slice([0..a, 0..b, 0..c, 0..size])
-    }
 }

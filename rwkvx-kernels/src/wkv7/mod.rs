@@ -13,6 +13,8 @@
 pub(crate) mod autodiff;
 #[cfg(feature = "cpu")]
 pub(crate) mod cpu;
+#[cfg(feature = "cube")]
+pub(crate) mod cube;
 pub(crate) mod reference;
 
 use burn::tensor::{Tensor, backend::Backend};

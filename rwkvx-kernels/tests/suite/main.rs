@@ -19,6 +19,10 @@ macro_rules! on_all_bodies {
         mod ndarray {
             $(#[test] fn $test() { super::$test::<crate::support::Native<burn_ndarray::NdArray<f32>>>() })+
         }
+        #[cfg(feature = "vulkan")]
+        mod vulkan {
+            $(#[test] fn $test() { super::$test::<crate::support::Native<burn::backend::Vulkan>>() })+
+        }
         mod flex_reference {
             $(#[test] fn $test() { super::$test::<crate::support::Defined<burn_flex::Flex>>() })+
         }

@@ -18,7 +18,8 @@ use burn::tensor::Tensor;
 use std::ops::Range;
 
 use super::{AttentionGradient, AttentionGrads, AttentionInputs, CachedRows, ChunkTopK};
-use crate::cpu::{Disjoint, HostMemory, cut_rows, for_each, pad_rows};
+use crate::cpu::{Disjoint, HostMemory, for_each};
+use crate::padding::{cut_rows, pad_rows};
 use crate::sparse_attention::reference;
 
 /// Head sizes are padded to a multiple of this, two vectors of the widest instruction set.

@@ -13,7 +13,8 @@ mod forward;
 use burn::tensor::Tensor;
 
 use super::{Wkv7Gradient, Wkv7Grads, Wkv7Inputs, Wkv7Output};
-use crate::cpu::{HostMemory, cut_rows, pad_rows};
+use crate::cpu::HostMemory;
+use crate::padding::{cut_rows, cut_state, pad_rows, pad_state};
 
 /// Tokens between saved states.
 const CHUNK: usize = 16;
@@ -94,7 +95,7 @@ impl<B: HostMemory> Loaded<B> {
                 load(inputs.removal),
                 load(inputs.replacement),
             ],
-            state: inputs.state.map(|state| B::values(pad_state(state))),
+            state: inputs.state.map(|state| B::values(pad_state(state, UNIT))),
         }
     }
 
@@ -108,19 +109,6 @@ impl<B: HostMemory> Loaded<B> {
             removal,
             replacement,
         }
-    }
-}
-
-fn pad_state<B: HostMemory>(state: Tensor<B, 4>) -> Tensor<B, 4> {
-    pad_rows(pad_rows(state, UNIT).swap_dims(2, 3), UNIT).swap_dims(2, 3)
-}
-
-fn cut_state<B: HostMemory>(state: Tensor<B, 4>, size: usize) -> Tensor<B, 4> {
-    let [batch, heads, padded, _] = state.dims();
-    if padded == size {
-        state
-    } else {
-        state.slice([0..batch, 0..heads, 0..size, 0..size])
     }
 }
 
@@ -178,7 +166,7 @@ fn backward<B: HostMemory>(
     let d = loaded.dims;
     let d_output = d_output.map(|gradient| B::values(pad_rows(gradient, UNIT)));
     let mut d_state = match d_state {
-        Some(gradient) => B::values(pad_state(gradient)).to_vec(),
+        Some(gradient) => B::values(pad_state(gradient, UNIT)).to_vec(),
         None => vec![0.0; d.batch * d.heads * d.size * d.size],
     };
     let gradients = backward::run(

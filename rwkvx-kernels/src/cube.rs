@@ -1,0 +1,64 @@
+//! Between Burn's tensors on CubeCL devices and our kernels.
+//!
+//! Kernels index their arguments as dense row-major buffers. Inputs are made contiguous on the way in; outputs are allocated
+//! dense here, because Burn's own allocation pads rows on CUDA.
+
+use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Shape, Tensor, TensorMetadata, TensorPrimitive};
+use burn_cubecl::{
+    BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement, kernel::into_contiguous,
+    tensor::CubeTensor,
+};
+use cubecl::prelude::{Const, Vector};
+
+/// Four values that are loaded, computed and stored together.
+pub(crate) type Quad = Vector<f32, Const<4>>;
+
+/// A backend whose tensors are buffers of a CubeCL runtime.
+pub(crate) trait CubeMemory: Backend<FloatTensorPrimitive = CubeTensor<Self::Runtime>> {
+    /// CUDA, Vulkan, ...
+    type Runtime: CubeRuntime;
+}
+
+impl<R, F, I, BT> CubeMemory for CubeBackend<R, F, I, BT>
+where
+    R: CubeRuntime,
+    F: FloatElement,
+    I: IntElement,
+    BT: BoolElement,
+    Self: Backend<FloatTensorPrimitive = CubeTensor<R>>,
+{
+    type Runtime = R;
+}
+
+/// The tensor's buffer, dense and row-major.
+pub(crate) fn dense<B: CubeMemory, const D: usize>(tensor: Tensor<B, D>) -> CubeTensor<B::Runtime> {
+    into_contiguous(tensor.into_primitive().tensor())
+}
+
+/// The tensor that owns a buffer.
+pub(crate) fn tensor<B: CubeMemory, const D: usize>(buffer: CubeTensor<B::Runtime>) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(buffer))
+}
+
+/// A new buffer on the device of `like`; its contents are undefined.
+pub(crate) fn allocate<R: CubeRuntime>(
+    like: &CubeTensor<R>,
+    shape: impl Into<Shape>,
+    dtype: DType,
+) -> CubeTensor<R> {
+    let shape = shape.into();
+    let bytes = shape.num_elements() * dtype.size();
+    CubeTensor::new_contiguous(
+        like.client.clone(),
+        like.device.clone(),
+        shape,
+        like.client.empty(bytes),
+        dtype,
+    )
+}
+
+/// A new buffer of the shape and type of `like`; its contents are undefined.
+pub(crate) fn allocate_like<R: CubeRuntime>(like: &CubeTensor<R>) -> CubeTensor<R> {
+    allocate(like, like.shape(), like.dtype())
+}
