@@ -53,6 +53,7 @@ pub(super) fn wkv7_backward<F: Float>(
     heads: usize,
     #[comptime] size: usize,
     #[comptime] tokens: usize,
+    #[comptime] unrolled: bool,
     #[define(F)] _dtype: StorageType,
 ) {
     let quads = comptime!(tokens / 4); // per channel of a tile
@@ -80,18 +81,18 @@ pub(super) fn wkv7_backward<F: Float>(
 
     // A row or a column of dS.
     let mut own = Array::<f32>::new(size);
-    #[unroll]
+    #[unroll(unrolled)]
     for i in 0..size {
         own[i] = 0.0;
     }
     let d_state_at = sequence * size * size;
     if owns_row {
-        #[unroll]
+        #[unroll(unrolled)]
         for i in 0..size {
             own[i] = d_state_after[d_state_at + channel * size + i];
         }
     } else {
-        #[unroll]
+        #[unroll(unrolled)]
         for i in 0..size {
             own[i] = d_state_after[d_state_at + i * size + channel];
         }
@@ -198,21 +199,21 @@ pub(super) fn wkv7_backward<F: Float>(
                 du[q] = Quad::new(0.0);
                 dv[q] = Quad::new(0.0);
             }
-            #[unroll]
+            #[unroll(unrolled)]
             for i4 in 0..comptime!(size / 4) {
                 let state = saved_quads[state_at / 4 + i4 * size + channel];
                 #[unroll]
                 for c in 0..4usize {
-                    let i = comptime!(i4 * 4 + c);
+                    let i = i4 * 4 + c;
                     let g = own[i] * chunk_decays[i];
                     own[i] = g;
                     let s = Quad::cast_from(state[c]);
                     let g = Quad::cast_from(g);
                     #[unroll]
                     for q in 0..quads {
-                        x[q] += s * removals[comptime!(i * quads + q)];
-                        du[q] += g * replacements[comptime!(i * quads + q)];
-                        dv[q] += g * keys[comptime!(i * quads + q)];
+                        x[q] += s * removals[i * quads + q];
+                        du[q] += g * replacements[i * quads + q];
+                        dv[q] += g * keys[i * quads + q];
                     }
                 }
             }
@@ -265,7 +266,7 @@ pub(super) fn wkv7_backward<F: Float>(
         } else {
             let decay = decays[tokens];
             let column_at = state_at + channel / 4 * 4 * size + channel % 4;
-            #[unroll]
+            #[unroll(unrolled)]
             for i in 0..size {
                 let g = own[i] * decay;
                 own[i] = g;
@@ -275,8 +276,8 @@ pub(super) fn wkv7_backward<F: Float>(
                 let g = Quad::cast_from(g);
                 #[unroll]
                 for q in 0..quads {
-                    dr[q] += s * d_outputs[comptime!(i * quads + q)];
-                    dk[q] += g * values[comptime!(i * quads + q)];
+                    dr[q] += s * d_outputs[i * quads + q];
+                    dk[q] += g * values[i * quads + q];
                 }
             }
         }
@@ -287,29 +288,29 @@ pub(super) fn wkv7_backward<F: Float>(
         );
 
         if owns_row {
-            #[unroll]
+            #[unroll(unrolled)]
             for i in 0..size {
                 let mut sum = Quad::new(0.0);
                 #[unroll]
                 for q in 0..quads {
-                    sum += dy[q] * receptances[comptime!(i * quads + q)];
-                    sum += dx[q] * removals[comptime!(i * quads + q)];
+                    sum += dy[q] * receptances[i * quads + q];
+                    sum += dx[q] * removals[i * quads + q];
                 }
                 own[i] += total(sum);
             }
         } else {
             let column_at = state_at + channel / 4 * 4 * size + channel % 4;
-            #[unroll]
+            #[unroll(unrolled)]
             for i in 0..size {
                 let s = Quad::cast_from(saved[column_at + i * 4]);
                 let g = Quad::cast_from(own[i]);
                 let mut sum = Quad::new(0.0);
                 #[unroll]
                 for q in 0..quads {
-                    let d_read = d_reads[comptime!(i * quads + q)];
+                    let d_read = d_reads[i * quads + q];
                     da[q] += s * d_read;
-                    db[q] += g * removed[comptime!(i * quads + q)];
-                    sum += r[q] * d_outputs[comptime!(i * quads + q)];
+                    db[q] += g * removed[i * quads + q];
+                    sum += r[q] * d_outputs[i * quads + q];
                     sum += a[q] * d_read;
                 }
                 own[i] += total(sum);
@@ -376,7 +377,7 @@ pub(super) fn wkv7_backward<F: Float>(
     }
 
     if owns_row {
-        #[unroll]
+        #[unroll(unrolled)]
         for i in 0..size {
             d_state_before[d_state_at + channel * size + i] = own[i];
         }

@@ -4,7 +4,7 @@ mod backward;
 mod forward;
 
 use burn::tensor::{DType, Tensor};
-use burn_cubecl::tensor::CubeTensor;
+use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::ir::features::Plane;
 use cubecl::prelude::*;
 
@@ -34,6 +34,12 @@ pub(crate) const fn gradient<B: CubeMemory>() -> Wkv7Gradient<B> {
 /// Tokens per chunk of the backward pass, bounded by shared memory: eight tiles of `size * tokens` numbers within 32 KiB.
 fn chunk_tokens(size: usize) -> usize {
     if size <= 64 { 8 } else { 4 }
+}
+
+/// Whether loops over the head size are written out, which keeps local arrays in registers. Compilers of SPIR-V and WGSL do that by
+/// themselves where it pays, and some take minutes over long straight code.
+fn unrolled<R: CubeRuntime>(buffer: &CubeTensor<R>) -> bool {
+    matches!(R::name(&buffer.client), "cuda" | "hip")
 }
 
 /// The inputs as dense buffers of one type, with the head size padded.
@@ -198,6 +204,7 @@ fn backward<B: CubeMemory>(
             heads,
             size,
             chunk_tokens(size),
+            unrolled::<B::Runtime>(&buffers.receptance),
             dtype.into(),
         );
     }
