@@ -47,12 +47,7 @@ fn found(
             let buffer = client.empty(1024);
             // SAFETY: nothing is executed.
             let y = unsafe { ArrayArg::from_raw_parts(buffer, 256) };
-            launch(
-                &client,
-                CubeCount::Static(1, 1, 1),
-                CubeDim::new_1d(256),
-                y,
-            );
+            launch(&client, CubeCount::Static(1, 1, 1), CubeDim::new_1d(256), y);
             let launched = take_launched(&device);
             assert_eq!(launched.len(), 1);
             faults(&launched[0])
@@ -74,9 +69,8 @@ fn a_sound_kernel_has_no_faults() {
 
 #[test]
 fn too_much_shared_memory_is_a_fault() {
-    let found = found(|client, count, dim, y| {
-        takes_too_much_shared_memory::launch(client, count, dim, y)
-    });
+    let found =
+        found(|client, count, dim, y| takes_too_much_shared_memory::launch(client, count, dim, y));
     assert_all(found, "takes 262144 bytes of shared memory");
 }
 

@@ -378,8 +378,8 @@ fn properties(architecture: Architecture) -> (DeviceProperties, CompilationOptio
     };
     let mut properties =
         DeviceProperties::new(Default::default(), memory, hardware, TimingMethod::System);
-    let halves = [FloatKind::F16, FloatKind::BF16]
-        .map(|kind| StorageType::Scalar(ElemType::Float(kind)));
+    let halves =
+        [FloatKind::F16, FloatKind::BF16].map(|kind| StorageType::Scalar(ElemType::Float(kind)));
     let atomic = |kind| Type::new(StorageType::Atomic(ElemType::Float(kind)));
 
     register_supported_types(&mut properties);

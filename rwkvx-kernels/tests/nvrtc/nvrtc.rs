@@ -17,13 +17,10 @@ pub(crate) struct Usage {
 
 /// Whether the library and the headers are there; the error says how to get them.
 pub(crate) fn available() -> Result<(), String> {
-    const REMEDY: &str = "run `scripts/nvrtc`, or\n  \
-        pip install --no-deps --target DIR nvidia-cuda-nvrtc==13.0.88 nvidia-cuda-runtime==13.0.96 \
-        nvidia-cuda-cccl==13.0.85 nvidia-cuda-crt==13.0.88\n  \
-        export CUDA_PATH=DIR/nvidia/cu13 LD_LIBRARY_PATH=DIR/nvidia/cu13/lib";
+    const REMEDY: &str = "run `scripts/nvrtc`";
     // SAFETY: only looks the library up.
     if !unsafe { sys::is_culib_present() } {
-        return Err(format!("libnvrtc.so.13 cannot be loaded: {REMEDY}"));
+        return Err(format!("NVRTC cannot be loaded: {REMEDY}"));
     }
     let headers = install::cuda_path().map(|path| path.join("include/cuda_runtime.h"));
     match headers {
