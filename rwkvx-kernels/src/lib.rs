@@ -21,6 +21,7 @@ mod cpu;
 mod cube;
 #[cfg(any(feature = "cpu", feature = "cube"))]
 mod padding;
+mod joint;
 mod pointwise;
 mod shapes;
 mod sparse_attention;
