@@ -5,7 +5,8 @@
 //! gradient; the graph visits the joint node after all its leaves.
 
 use std::array;
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
+use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use burn::backend::Autodiff;
@@ -17,48 +18,35 @@ use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{FloatDType, Tensor, TensorPrimitive};
 
-/// An operator from `P` tensors, its parents in the graph, to `M` tensors.
-pub(crate) trait Operator<B: Backend, const P: usize, const M: usize>:
-    Clone + Debug + Send + 'static
-{
-    /// What the backward pass needs beside the inputs.
-    type Saved: Clone + Debug + Send + 'static;
-
-    /// The outputs, where no gradient is asked for.
-    fn outputs(self, inputs: [FloatTensor<B>; P]) -> [FloatTensor<B>; M];
-
-    /// The outputs and what to save.
-    fn forward(self, inputs: [FloatTensor<B>; P]) -> ([FloatTensor<B>; M], Self::Saved);
-
-    /// The gradients of the inputs from those of the outputs; `None` is zero, but at least one is given.
-    fn backward(
-        self,
-        inputs: [FloatTensor<B>; P],
-        saved: Self::Saved,
-        d_outputs: [Option<FloatTensor<B>>; M],
-    ) -> [FloatTensor<B>; P];
-}
-
-/// Runs the operator, and records its backward pass if a parent is tracked.
-pub(crate) fn apply<B, C, O, const P: usize, const M: usize>(
-    operator: O,
+/// Runs an operator from `P` tensors, its parents in the graph, to `M` tensors, and records it if a parent is tracked.
+///
+/// `outputs` gives the outputs alone, `forward` also what to save; one of them is called. `backward` takes the inputs, what was saved
+/// and the gradients of the outputs (`None` is zero, but at least one is given), and gives the gradients of the inputs.
+pub(crate) fn apply<B, C, S, const P: usize, const M: usize>(
+    name: &'static str,
     parents: [FloatTensor<Autodiff<B, C>>; P],
+    outputs: impl FnOnce([FloatTensor<B>; P]) -> [FloatTensor<B>; M],
+    forward: impl FnOnce([FloatTensor<B>; P]) -> ([FloatTensor<B>; M], S),
+    backward: impl BackwardPass<B, S, P, M>,
 ) -> [FloatTensor<Autodiff<B, C>>; M]
 where
     B: Backend,
     C: CheckpointStrategy,
-    O: Operator<B, P, M>,
+    S: Saved,
 {
     let nodes = parents.each_ref().map(|parent| parent.node.clone());
-    let joint = Joint::<O, M>(operator.clone());
+    let joint = Joint::<_, S, M> {
+        name,
+        backward,
+        saved: PhantomData,
+    };
     match joint.prepare::<C>(nodes).compute_bound().stateful() {
-        OpsKind::UnTracked(_) => operator
-            .outputs(parents.map(|parent| parent.primitive))
+        OpsKind::UnTracked(_) => outputs(parents.map(|parent| parent.primitive))
             .map(<Autodiff<B, C> as AutodiffBackend>::from_inner),
         OpsKind::Tracked(mut prep) => {
             let device = B::float_device(&parents[0].primitive);
             let inputs = parents.each_ref().map(|parent| prep.checkpoint(parent));
-            let (outputs, saved) = operator.forward(parents.map(|parent| parent.primitive));
+            let (outputs, saved) = forward(parents.map(|parent| parent.primitive));
             let slot: Slot<B, M> = Arc::new(Mutex::new(array::from_fn(|_| None)));
             let state = JointState {
                 slot: slot.clone(),
@@ -66,9 +54,9 @@ where
                 saved,
             };
             let joint = prep.finish(state, dummy::<B>(&device));
-            let mut index = 0..M;
+            let mut indices = 0..M;
             outputs.map(|output| {
-                let leaf = Leaf::<M>(index.next().expect("one index per output"));
+                let leaf = Leaf::<M>(indices.next().expect("one per output"));
                 let state = LeafState {
                     slot: slot.clone(),
                     device: device.clone(),
@@ -83,6 +71,26 @@ where
     }
 }
 
+/// What a backward pass needs beside the inputs.
+pub(crate) trait Saved: Clone + Debug + Send + 'static {}
+
+impl<S: Clone + Debug + Send + 'static> Saved for S {}
+
+/// From inputs, saved and gradients of the outputs to gradients of the inputs.
+pub(crate) trait BackwardPass<B: Backend, S, const P: usize, const M: usize>:
+    FnOnce([FloatTensor<B>; P], S, [Option<FloatTensor<B>>; M]) -> [FloatTensor<B>; P]
+    + Send
+    + 'static
+{
+}
+
+impl<F, B: Backend, S, const P: usize, const M: usize> BackwardPass<B, S, P, M> for F where
+    F: FnOnce([FloatTensor<B>; P], S, [Option<FloatTensor<B>>; M]) -> [FloatTensor<B>; P]
+        + Send
+        + 'static
+{
+}
+
 /// Where the leaves leave the gradients of their outputs.
 type Slot<B, const M: usize> = Arc<Mutex<[Option<FloatTensor<B>>; M]>>;
 
@@ -91,8 +99,17 @@ fn lock<T>(slot: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// The node that runs the backward pass for all outputs.
-#[derive(Debug)]
-struct Joint<O, const M: usize>(O);
+struct Joint<F, S, const M: usize> {
+    name: &'static str,
+    backward: F,
+    saved: PhantomData<S>,
+}
+
+impl<F, S, const M: usize> Debug for Joint<F, S, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
 
 #[derive(Debug, Clone)]
 struct JointState<B: Backend, S, const P: usize, const M: usize> {
@@ -101,12 +118,13 @@ struct JointState<B: Backend, S, const P: usize, const M: usize> {
     saved: S,
 }
 
-impl<B, O, const P: usize, const M: usize> Backward<B, P> for Joint<O, M>
+impl<B, F, S, const P: usize, const M: usize> Backward<B, P> for Joint<F, S, M>
 where
     B: Backend,
-    O: Operator<B, P, M>,
+    F: BackwardPass<B, S, P, M>,
+    S: Saved,
 {
-    type State = JointState<B, O::Saved, P, M>;
+    type State = JointState<B, S, P, M>;
 
     fn backward(
         self,
@@ -120,7 +138,7 @@ where
             .inputs
             .map(|id| checkpointer.retrieve_node_output::<FloatTensor<B>>(id));
         let d_outputs = std::mem::replace(&mut *lock(&state.slot), array::from_fn(|_| None));
-        let d_inputs = self.0.backward(inputs, state.saved, d_outputs);
+        let d_inputs = (self.backward)(inputs, state.saved, d_outputs);
         for (parent, gradient) in ops.parents.iter().zip(d_inputs) {
             if let Some(node) = parent {
                 grads.register::<B>(node.id, gradient);
