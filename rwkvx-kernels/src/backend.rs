@@ -8,8 +8,8 @@ use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Tensor, backend::Backend};
 
 use crate::pointwise::{self, Pointwise};
-
 use crate::sparse_attention::{self, AttentionGradient, CachedRows, ChunkTopK};
+use crate::time_mix::{self, KeyInputs, Keys, OutputInputs, TimeMixBackward, ValueInputs};
 use crate::wkv7::{self, Wkv7Gradient, Wkv7Inputs, Wkv7Output};
 
 /// A Burn backend that can run the RWKV-X operators.
@@ -18,14 +18,17 @@ use crate::wkv7::{self, Wkv7Gradient, Wkv7Inputs, Wkv7Output};
 /// is complete and correct. A backend overrides a method to be fast, and sets the constants to bring hand-written
 /// backward passes; where a constant is `None`, `Autodiff<MyBackend>` differentiates the definition.
 ///
-/// Callers use [`wkv7`](crate::wkv7()), [`sparse_attention`](crate::sparse_attention()) and [`KvCache`](crate::KvCache), which check shapes
-/// first; the methods may rely on those checks.
+/// Callers use the functions of the crate and [`KvCache`](crate::KvCache), which check shapes first; the methods may rely on those
+/// checks.
 pub trait KernelBackend: Backend {
     /// Hand-written forward and backward passes of the recurrence for training.
     const WKV7_GRADIENT: Option<Wkv7Gradient<Self>> = None;
 
     /// Hand-written forward and backward passes of the attention for training.
     const ATTENTION_GRADIENT: Option<AttentionGradient<Self>> = None;
+
+    /// Hand-written backward passes of what a time mix does element by element.
+    const TIME_MIX_BACKWARD: Option<TimeMixBackward<Self>> = None;
 
     /// The RWKV-7 recurrence over a whole piece of sequence; see [`wkv7`](crate::wkv7()).
     fn wkv7(inputs: Wkv7Inputs<Self>) -> Wkv7Output<Self> {
@@ -92,6 +95,30 @@ pub trait KernelBackend: Backend {
     ) -> FloatTensor<Self> {
         pointwise::reference::backward::<Self>(function, y, dy)
     }
+
+    /// Mixes of every token with the one before it; see [`token_shift`](crate::token_shift).
+    fn token_shift(
+        x: Tensor<Self, 3>,
+        carry: Option<Tensor<Self, 2>>,
+        amounts: Vec<Tensor<Self, 1>>,
+    ) -> Vec<Tensor<Self, 2>> {
+        time_mix::reference::token_shift(x, carry, amounts)
+    }
+
+    /// From projections to what the recurrence takes; see [`prepare_keys`](crate::prepare_keys).
+    fn prepare_keys(inputs: KeyInputs<Self>) -> Keys<Self> {
+        time_mix::reference::prepare_keys(inputs)
+    }
+
+    /// The value residual; see [`mix_value`](crate::mix_value).
+    fn mix_value(inputs: ValueInputs<Self>) -> Tensor<Self, 2> {
+        time_mix::reference::mix_value(inputs)
+    }
+
+    /// From the recurrence to the output projection; see [`gate_output`](crate::gate_output).
+    fn gate_output(inputs: OutputInputs<Self>) -> Tensor<Self, 2> {
+        time_mix::reference::gate_output(inputs)
+    }
 }
 
 impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
@@ -118,6 +145,26 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
 
     fn pointwise(function: Pointwise, x: FloatTensor<Self>) -> FloatTensor<Self> {
         pointwise::autodiff::apply::<B, C>(function, x)
+    }
+
+    fn token_shift(
+        x: Tensor<Self, 3>,
+        carry: Option<Tensor<Self, 2>>,
+        amounts: Vec<Tensor<Self, 1>>,
+    ) -> Vec<Tensor<Self, 2>> {
+        time_mix::autodiff::token_shift(x, carry, amounts)
+    }
+
+    fn prepare_keys(inputs: KeyInputs<Self>) -> Keys<Self> {
+        time_mix::autodiff::prepare_keys(inputs)
+    }
+
+    fn mix_value(inputs: ValueInputs<Self>) -> Tensor<Self, 2> {
+        time_mix::autodiff::mix_value(inputs)
+    }
+
+    fn gate_output(inputs: OutputInputs<Self>) -> Tensor<Self, 2> {
+        time_mix::autodiff::gate_output(inputs)
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! * [`wkv7`]: the RWKV-7 recurrence (a matrix-valued state with a decay and a rank-one correction per token);
 //! * [`sparse_attention`](sparse_attention()): causal attention to the query's own chunk and its best earlier chunks, with [`KvCache`] for
-//!   prefill in pieces and decoding.
+//!   prefill in pieces and decoding;
+//! * [`token_shift`], [`prepare_keys`], [`mix_value`] and [`gate_output`]: what a time mix does around its recurrence;
 //!
 //! and the element-wise functions [`sigmoid`] and [`tanh`], which Burn's CPU backends compute one by one.
 //!
@@ -19,12 +20,13 @@ mod backend;
 mod cpu;
 #[cfg(feature = "cube")]
 mod cube;
+mod joint;
 #[cfg(any(feature = "cpu", feature = "cube"))]
 mod padding;
-mod joint;
 mod pointwise;
 mod shapes;
 mod sparse_attention;
+mod time_mix;
 mod wkv7;
 
 pub use backend::KernelBackend;
@@ -33,6 +35,10 @@ pub use sparse_attention::{
     AttentionBackward, AttentionForward, AttentionGradient, AttentionGrads, AttentionInputs,
     CachedRows, ChunkTopK, KvCache, sparse_attention,
 };
+pub use time_mix::{
+    KeyInputs, Keys, OutputInputs, ShiftGrads, TimeMixBackward, ValueInputs, gate_output,
+    mix_value, prepare_keys, token_shift,
+};
 pub use wkv7::{Wkv7Backward, Wkv7Forward, Wkv7Gradient, Wkv7Grads, Wkv7Inputs, Wkv7Output, wkv7};
 
 /// The definitions in tensor operations, which the trait's default methods call.
@@ -40,5 +46,6 @@ pub use wkv7::{Wkv7Backward, Wkv7Forward, Wkv7Gradient, Wkv7Grads, Wkv7Inputs, W
 /// Public so that a hand-written body can be compared with its definition on the same backend.
 pub mod reference {
     pub use crate::sparse_attention::reference::{attend as attend_cached, sparse_attention};
+    pub use crate::time_mix::reference::{gate_output, mix_value, prepare_keys, token_shift};
     pub use crate::wkv7::reference::wkv7;
 }

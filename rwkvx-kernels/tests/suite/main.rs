@@ -7,6 +7,7 @@ mod contracts;
 mod oracle;
 mod pointwise;
 mod support;
+mod time_mix;
 mod wkv7_golden;
 mod wkv7_properties;
 

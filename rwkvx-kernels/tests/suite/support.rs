@@ -7,7 +7,8 @@ use std::path::Path;
 use burn::backend::Autodiff;
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 use rwkvx_kernels::{
-    ChunkTopK, KernelBackend, Wkv7Inputs, Wkv7Output, reference, sparse_attention, wkv7,
+    ChunkTopK, KernelBackend, KeyInputs, Keys, OutputInputs, ValueInputs, Wkv7Inputs, Wkv7Output,
+    gate_output, mix_value, prepare_keys, reference, sparse_attention, token_shift, wkv7,
 };
 
 /// Largest allowed `norm(x - reference) / norm(reference)` of f32 results: the recurrence over 256 tokens amplifies one rounding (6e-8) some
@@ -23,6 +24,14 @@ pub(crate) trait Operators {
         qkv: [Tensor<Autodiff<Self::Inner>, 4>; 3],
         shape: ChunkTopK,
     ) -> Tensor<Autodiff<Self::Inner>, 4>;
+    fn token_shift<const N: usize>(
+        x: Tensor<Autodiff<Self::Inner>, 3>,
+        amounts: [Tensor<Autodiff<Self::Inner>, 1>; N],
+    ) -> [Tensor<Autodiff<Self::Inner>, 2>; N];
+    fn prepare_keys(inputs: KeyInputs<Autodiff<Self::Inner>>) -> Keys<Autodiff<Self::Inner>>;
+    fn mix_value(inputs: ValueInputs<Autodiff<Self::Inner>>) -> Tensor<Autodiff<Self::Inner>, 2>;
+    fn gate_output(inputs: OutputInputs<Autodiff<Self::Inner>>)
+    -> Tensor<Autodiff<Self::Inner>, 2>;
 }
 
 /// What users of a backend get: its own bodies and backward passes.
@@ -39,6 +48,21 @@ impl<B: KernelBackend> Operators for Native<B> {
     ) -> Tensor<Autodiff<B>, 4> {
         sparse_attention(q, k, v, shape)
     }
+    fn token_shift<const N: usize>(
+        x: Tensor<Autodiff<B>, 3>,
+        amounts: [Tensor<Autodiff<B>, 1>; N],
+    ) -> [Tensor<Autodiff<B>, 2>; N] {
+        token_shift(x, None, amounts)
+    }
+    fn prepare_keys(inputs: KeyInputs<Autodiff<B>>) -> Keys<Autodiff<B>> {
+        prepare_keys(inputs)
+    }
+    fn mix_value(inputs: ValueInputs<Autodiff<B>>) -> Tensor<Autodiff<B>, 2> {
+        mix_value(inputs)
+    }
+    fn gate_output(inputs: OutputInputs<Autodiff<B>>) -> Tensor<Autodiff<B>, 2> {
+        gate_output(inputs)
+    }
 }
 
 /// The definitions in tensor operations under plain autodiff.
@@ -54,6 +78,22 @@ impl<B: KernelBackend> Operators for Defined<B> {
         shape: ChunkTopK,
     ) -> Tensor<Autodiff<B>, 4> {
         reference::sparse_attention(q, k, v, shape)
+    }
+    fn token_shift<const N: usize>(
+        x: Tensor<Autodiff<B>, 3>,
+        amounts: [Tensor<Autodiff<B>, 1>; N],
+    ) -> [Tensor<Autodiff<B>, 2>; N] {
+        let mixes = reference::token_shift(x, None, amounts.into());
+        mixes.try_into().expect("a mix per amount")
+    }
+    fn prepare_keys(inputs: KeyInputs<Autodiff<B>>) -> Keys<Autodiff<B>> {
+        reference::prepare_keys(inputs)
+    }
+    fn mix_value(inputs: ValueInputs<Autodiff<B>>) -> Tensor<Autodiff<B>, 2> {
+        reference::mix_value(inputs)
+    }
+    fn gate_output(inputs: OutputInputs<Autodiff<B>>) -> Tensor<Autodiff<B>, 2> {
+        reference::gate_output(inputs)
     }
 }
 
