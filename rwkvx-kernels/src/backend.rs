@@ -179,8 +179,30 @@ where
 {
     const WKV7_GRADIENT: Option<Wkv7Gradient<Self>> = Some(wkv7::cube::gradient());
 
+    const TIME_MIX_BACKWARD: Option<TimeMixBackward<Self>> = Some(time_mix::cube::backward());
+
     fn wkv7(inputs: Wkv7Inputs<Self>) -> Wkv7Output<Self> {
         wkv7::cube::wkv7(inputs)
+    }
+
+    fn token_shift(
+        x: Tensor<Self, 3>,
+        carry: Option<Tensor<Self, 2>>,
+        amounts: Vec<Tensor<Self, 1>>,
+    ) -> Vec<Tensor<Self, 2>> {
+        time_mix::cube::token_shift(x, carry, amounts)
+    }
+
+    fn prepare_keys(inputs: KeyInputs<Self>) -> Keys<Self> {
+        time_mix::cube::prepare_keys(inputs)
+    }
+
+    fn mix_value(inputs: ValueInputs<Self>) -> Tensor<Self, 2> {
+        time_mix::cube::mix_value(inputs)
+    }
+
+    fn gate_output(inputs: OutputInputs<Self>) -> Tensor<Self, 2> {
+        time_mix::cube::gate_output(inputs)
     }
 }
 

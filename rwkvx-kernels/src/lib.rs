@@ -8,7 +8,7 @@
 //! and the element-wise functions [`sigmoid`] and [`tanh`], which Burn's CPU backends compute one by one.
 //!
 //! [`KernelBackend`] is the seam. Its method bodies are the definitions, written in tensor operations, so every backend
-//! has them; the CPU backends replace them by hand-written forward and backward bodies, which
+//! has them; backends replace them by hand-written forward and backward bodies, which
 //! [`Autodiff`](burn::backend::Autodiff) hooks into the gradient graph.
 //!
 //! Axes are written as suffixes or comments in the order of the tensor: batch, time, heads, head_size for sequences and
@@ -36,8 +36,8 @@ pub use sparse_attention::{
     CachedRows, ChunkTopK, KvCache, sparse_attention,
 };
 pub use time_mix::{
-    KeyInputs, Keys, OutputInputs, ShiftGrads, TimeMixBackward, ValueInputs, gate_output,
-    mix_value, prepare_keys, token_shift,
+    KeyInputs, Keys, OutputInputs, ShiftBackward, ShiftGrads, TimeMixBackward, ValueInputs,
+    gate_output, mix_value, prepare_keys, token_shift,
 };
 pub use wkv7::{Wkv7Backward, Wkv7Forward, Wkv7Gradient, Wkv7Grads, Wkv7Inputs, Wkv7Output, wkv7};
 

@@ -13,6 +13,8 @@
 //! are parameters, may have another float type than the sequences.
 
 pub(crate) mod autodiff;
+#[cfg(feature = "cube")]
+pub(crate) mod cube;
 mod keys;
 mod output;
 pub(crate) mod reference;
@@ -21,7 +23,7 @@ mod value;
 
 pub use keys::{KeyInputs, Keys, prepare_keys};
 pub use output::{OutputInputs, gate_output};
-pub use shift::{ShiftGrads, token_shift};
+pub use shift::{ShiftBackward, ShiftGrads, token_shift};
 pub use value::{ValueInputs, mix_value};
 
 use burn::tensor::{Tensor, backend::Backend};
@@ -32,8 +34,8 @@ use burn::tensor::{Tensor, backend::Backend};
 /// the same fields.
 #[derive(Debug)]
 pub struct TimeMixBackward<B: Backend> {
-    /// Of [`token_shift`] without carry, from its `x`, its amounts and the gradients of the mixes.
-    pub token_shift: fn(Tensor<B, 3>, Vec<Tensor<B, 1>>, Vec<Tensor<B, 2>>) -> ShiftGrads<B>,
+    /// Of [`token_shift`] without carry.
+    pub token_shift: ShiftBackward<B>,
     /// Of [`prepare_keys`].
     pub prepare_keys: fn(KeyInputs<B>, Keys<B>) -> KeyInputs<B>,
     /// Of [`mix_value`].

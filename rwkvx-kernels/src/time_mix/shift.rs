@@ -13,6 +13,9 @@ pub struct ShiftGrads<B: Backend> {
     pub amounts: Vec<Tensor<B, 1>>,
 }
 
+/// From `x`, the amounts and the gradients of the mixes, those of `x` and the amounts.
+pub type ShiftBackward<B> = fn(Tensor<B, 3>, Vec<Tensor<B, 1>>, Vec<Tensor<B, 2>>) -> ShiftGrads<B>;
+
 /// The mixes `x_t + (x_{t-1} - x_t) * amount`, one per amount, as `[batch * time, channels]`.
 ///
 /// `x` is `[batch, time, channels]`, each amount `[channels]`. `carry`, `[batch, channels]`, is the token before the first; without it
