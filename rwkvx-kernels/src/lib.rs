@@ -20,6 +20,8 @@ mod backend;
 mod cpu;
 #[cfg(feature = "cube")]
 mod cube;
+#[cfg(feature = "fusion")]
+mod fusion;
 mod joint;
 #[cfg(any(feature = "cpu", feature = "cube"))]
 mod padding;

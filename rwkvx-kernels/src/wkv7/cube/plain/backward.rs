@@ -27,9 +27,9 @@ use cubecl::prelude::*;
 
 use crate::cube::Quad;
 
-/// One cube of `2 size` units per (head, batch). Sequences are `[batch, time, heads, head_size]`; `saved` holds the states before each chunk
-/// of `tokens` tokens, `[batch, heads, chunk, key/4, value, 4]`, once as quads and once as numbers; gradients of
-/// states are `[batch, heads, value, key]`.
+/// One cube of `2 size` units per (head, batch), for tokens `first ..` up to `first + span` or the end. Sequences are `[batch, time, heads, head_size]`;
+/// `states` holds the states before each chunk of `tokens` tokens of this span, `[batch, heads, chunk, key/4, value, 4]`, once as quads and once as
+/// numbers; gradients of states are `[batch, heads, value, key]`.
 #[cube(launch_unchecked)]
 pub(super) fn wkv7_backward<F: Float>(
     receptance: &Array<F>,
@@ -38,8 +38,8 @@ pub(super) fn wkv7_backward<F: Float>(
     value: &Array<F>,
     removal: &Array<F>,
     replacement: &Array<F>,
-    saved_quads: &Array<Quad>,
-    saved: &Array<f32>,
+    state_quads: &Array<Quad>,
+    states: &Array<f32>,
     d_output: &Array<F>,
     d_state_after: &Array<f32>,
     d_receptance: &mut Array<F>,
@@ -51,6 +51,8 @@ pub(super) fn wkv7_backward<F: Float>(
     d_state_before: &mut Array<f32>,
     time: usize,
     heads: usize,
+    first: usize,
+    span: usize,
     #[comptime] size: usize,
     #[comptime] tokens: usize,
     #[comptime] unrolled: bool,
@@ -63,7 +65,8 @@ pub(super) fn wkv7_backward<F: Float>(
     let head = CUBE_POS_X as usize;
     let batch = CUBE_POS_Y as usize;
     let sequence = batch * heads + head;
-    let chunks = time.div_ceil(tokens);
+    let end = min(first + span, time);
+    let chunks = (end - first).div_ceil(tokens);
 
     // Tiles, [channel, token/4] quads: scaled rows by key, the others by value.
     let mut receptances = SharedMemory::<Quad>::new(comptime!(size * quads));
@@ -100,10 +103,10 @@ pub(super) fn wkv7_backward<F: Float>(
 
     for back in 0..chunks {
         let chunk = chunks - 1 - back;
-        let start = chunk * tokens;
+        let start = first + chunk * tokens;
         let first_at = ((batch * time + start) * heads + head) * size + channel;
         let stride = heads * size;
-        let state_at = (sequence * chunks + chunk) * size * size;
+        let state_at = (sequence * (span / tokens) + chunk) * size * size;
 
         // Of a column: the scaled rows and W. Of a row: V and dY.
         let mut r = Array::<Quad>::new(quads);
@@ -121,7 +124,7 @@ pub(super) fn wkv7_backward<F: Float>(
                 #[unroll]
                 for c in 0..4usize {
                     let t = comptime!(q * 4 + c);
-                    if start + t < time {
+                    if start + t < end {
                         let at = first_at + t * stride;
                         v_quad[c] = f32::cast_from(value[at]);
                         dy_quad[c] = f32::cast_from(d_output[at]);
@@ -144,7 +147,7 @@ pub(super) fn wkv7_backward<F: Float>(
                 #[unroll]
                 for c in 0..4usize {
                     let t = comptime!(q * 4 + c);
-                    if start + t < time {
+                    if start + t < end {
                         let at = first_at + t * stride;
                         a_quad[c] = f32::cast_from(removal[at]) * decays[t];
                         log_up_to += f32::cast_from(log_decay[at]);
@@ -170,7 +173,14 @@ pub(super) fn wkv7_backward<F: Float>(
         sync_cube();
 
         products(
-            &removals, &receptances, &replacements, &keys, &mut partial, &mut between, size, tokens,
+            &removals,
+            &receptances,
+            &replacements,
+            &keys,
+            &mut partial,
+            &mut between,
+            size,
+            tokens,
         );
 
         // Of a column: the parts of the gradients that come through S and G.
@@ -201,7 +211,7 @@ pub(super) fn wkv7_backward<F: Float>(
             }
             #[unroll(unrolled)]
             for i4 in 0..comptime!(size / 4) {
-                let state = saved_quads[state_at / 4 + i4 * size + channel];
+                let state = state_quads[state_at / 4 + i4 * size + channel];
                 #[unroll]
                 for c in 0..4usize {
                     let i = i4 * 4 + c;
@@ -224,7 +234,8 @@ pub(super) fn wkv7_backward<F: Float>(
                 #[unroll]
                 for s in 0..t {
                     sum += between[comptime!(at(0, t, s, tokens))] * u_t[s];
-                    sum += between[comptime!(at(1, t, s, tokens))] * v[comptime!(s / 4)][comptime!(s % 4)];
+                    sum += between[comptime!(at(1, t, s, tokens))]
+                        * v[comptime!(s / 4)][comptime!(s % 4)];
                 }
                 u_t[t] = sum;
             }
@@ -246,7 +257,7 @@ pub(super) fn wkv7_backward<F: Float>(
                     d_value_t += between[comptime!(at(1, s, t, tokens))] * dx_t[s];
                 }
                 dx_t[t] = d_removed;
-                if start + t < time {
+                if start + t < end {
                     d_value[first_at + t * stride] = F::cast_from(d_value_t);
                 }
             }
@@ -270,7 +281,7 @@ pub(super) fn wkv7_backward<F: Float>(
             for i in 0..size {
                 let g = own[i] * decay;
                 own[i] = g;
-                let s = saved[column_at + i * 4];
+                let s = states[column_at + i * 4];
                 d_log += g * s;
                 let s = Quad::cast_from(s);
                 let g = Quad::cast_from(g);
@@ -284,7 +295,14 @@ pub(super) fn wkv7_backward<F: Float>(
         sync_cube();
 
         products(
-            &d_reads, &d_outputs, &removed, &values, &mut partial, &mut between, size, tokens,
+            &d_reads,
+            &d_outputs,
+            &removed,
+            &values,
+            &mut partial,
+            &mut between,
+            size,
+            tokens,
         );
 
         if owns_row {
@@ -302,7 +320,7 @@ pub(super) fn wkv7_backward<F: Float>(
             let column_at = state_at + channel / 4 * 4 * size + channel % 4;
             #[unroll(unrolled)]
             for i in 0..size {
-                let s = Quad::cast_from(saved[column_at + i * 4]);
+                let s = Quad::cast_from(states[column_at + i * 4]);
                 let g = Quad::cast_from(own[i]);
                 let mut sum = Quad::new(0.0);
                 #[unroll]
@@ -360,7 +378,7 @@ pub(super) fn wkv7_backward<F: Float>(
                 }
 
                 d_log += r_t * dr_t - b_t * db_t - k_t * dk_t;
-                if start + t < time {
+                if start + t < end {
                     let at = first_at + t * stride;
                     let up_to = decays[comptime!(t + 1)];
                     d_log_decay[at] = F::cast_from(d_log);
@@ -397,7 +415,12 @@ fn blocks(tokens: usize) -> usize {
 
 /// How many shares the channels are cut into, so that all units have one block of one share.
 fn shares(size: usize, tokens: usize) -> usize {
-    (2 * size / blocks(tokens)).next_power_of_two() / if (2 * size / blocks(tokens)).is_power_of_two() { 1 } else { 2 }
+    (2 * size / blocks(tokens)).next_power_of_two()
+        / if (2 * size / blocks(tokens)).is_power_of_two() {
+            1
+        } else {
+            2
+        }
 }
 
 /// Room for the shares of all blocks.

@@ -3,6 +3,8 @@
 //! Kernels index their arguments as dense row-major buffers. Inputs are made contiguous on the way in; outputs are allocated
 //! dense here, because Burn's own allocation pads rows on CUDA.
 
+pub(crate) mod warp;
+
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Shape, Tensor, TensorMetadata, TensorPrimitive};
 use burn_cubecl::{
@@ -15,7 +17,9 @@ use cubecl::prelude::{Const, Vector};
 pub(crate) type Quad = Vector<f32, Const<4>>;
 
 /// A backend whose tensors are buffers of a CubeCL runtime.
-pub(crate) trait CubeMemory: Backend<FloatTensorPrimitive = CubeTensor<Self::Runtime>> {
+pub(crate) trait CubeMemory:
+    Backend<FloatTensorPrimitive = CubeTensor<Self::Runtime>>
+{
     /// CUDA, Vulkan, ...
     type Runtime: CubeRuntime;
 }
@@ -37,7 +41,9 @@ pub(crate) fn dense<B: CubeMemory, const D: usize>(tensor: Tensor<B, D>) -> Cube
 }
 
 /// The tensor that owns a buffer.
-pub(crate) fn tensor<B: CubeMemory, const D: usize>(buffer: CubeTensor<B::Runtime>) -> Tensor<B, D> {
+pub(crate) fn tensor<B: CubeMemory, const D: usize>(
+    buffer: CubeTensor<B::Runtime>,
+) -> Tensor<B, D> {
     Tensor::from_primitive(TensorPrimitive::Float(buffer))
 }
 

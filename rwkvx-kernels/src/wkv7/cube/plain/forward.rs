@@ -7,6 +7,7 @@
 use cubecl::prelude::*;
 
 use crate::cube::Quad;
+use crate::wkv7::cube::Writes;
 
 /// How the kernel is cut; part of its identity, so that each combination is compiled once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,12 +20,18 @@ pub(super) struct ForwardPlan {
     pub(super) lanes: usize,
     /// Tokens that go through shared memory together.
     pub(super) tile: usize,
-    /// Tokens between saved states, a divisor of `tile`; 0 saves none.
-    pub(super) spacing: usize,
+    /// Tokens between chunk states, a divisor of `tile`.
+    pub(super) chunk: usize,
+    /// What comes out.
+    pub(super) writes: Writes,
 }
 
-/// One cube per (rows, head, batch). Sequences are `[batch, time, heads, key/4]` quads, states `[batch, heads, value, key/4]` quads; `saved`
-/// is `[batch, heads, chunk, key/4, value]` quads.
+/// One cube per (rows, head, batch). Sequences are `[batch, time, heads, key/4]` quads. What `state_before` and `states` are, `writes` says:
+///
+/// * [`Writes::Output`]: all tokens, from `state_before`, `[batch, heads, value, key/4]`; `states` receives the state before every span,
+///   `[batch, heads, span, value, key/4]`.
+/// * [`Writes::ChunkStates`]: tokens `first ..` of one span, from the span states in `state_before`; `states` receives the state before each of its
+///   chunks, `[batch, heads, chunk, key/4, value]`, and nothing else is written.
 #[cube(launch_unchecked)]
 pub(super) fn wkv7_forward<F: Float>(
     receptance: &Array<Vector<F, Const<4>>>,
@@ -36,9 +43,11 @@ pub(super) fn wkv7_forward<F: Float>(
     state_before: &Array<Quad>,
     output: &mut Array<F>,
     state_after: &mut Array<Quad>,
-    saved: &mut Array<Quad>,
+    states: &mut Array<Quad>,
     time: usize,
     heads: usize,
+    first: usize,
+    span: usize,
     #[comptime] plan: ForwardPlan,
     #[define(F)] _dtype: StorageType,
 ) {
@@ -57,9 +66,17 @@ pub(super) fn wkv7_forward<F: Float>(
     let mut next_removals = SharedMemory::<Quad>::new(comptime!(plan.tile * width));
     let mut replacements = SharedMemory::<Quad>::new(comptime!(plan.tile * width));
 
+    let gives_output = comptime!(plan.writes == Writes::Output);
+    let spans = time.div_ceil(span);
+    let in_state = row * width + lane;
+    let mut end = time;
+    let mut state_at = sequence * plan.size * width + in_state;
+    if comptime!(!gives_output) {
+        end = min(first + span, time);
+        state_at += (sequence * (spans - 1) + first / span) * plan.size * width;
+    }
     let mut state = Array::<Quad>::new(quads);
-    let state_at = (sequence * plan.size + row) * width + lane;
-    let first_at = (batch * time * heads + head) * width + lane;
+    let first_at = ((batch * time + first) * heads + head) * width + lane;
     let mut removed_quad = Quad::new(0.0);
     #[unroll]
     for j in 0..quads {
@@ -68,37 +85,44 @@ pub(super) fn wkv7_forward<F: Float>(
     }
     let mut removed = sum_over_lanes(removed_quad, plan.lanes);
 
-    let tiles = time.div_ceil(plan.tile);
+    let tiles = (end - first).div_ceil(plan.tile);
     for tile in 0..tiles {
-        let start = tile * plan.tile;
+        let start = first + tile * plan.tile;
         sync_cube();
         let mut i = unit;
         while i < comptime!(plan.tile * width) {
             let token = start + i / width;
             let at = ((batch * time + token) * heads + head) * width + i % width;
-            if token < time {
+            if token < end {
                 receptances[i] = Quad::cast_from(receptance[at]);
                 decays[i] = Quad::cast_from(log_decay[at]).exp();
                 keys[i] = Quad::cast_from(key[at]);
                 replacements[i] = Quad::cast_from(replacement[at]);
             }
-            if token + 1 < time {
+            if token + 1 < end {
                 next_removals[i] = Quad::cast_from(removal[at + heads * width]);
             }
             i += CUBE_DIM as usize;
         }
         sync_cube();
 
-        let tokens = min(time - start, plan.tile);
+        let tokens = min(end - start, plan.tile);
         for t in 0..tokens {
-            if comptime!(plan.spacing > 0) {
-                if t % plan.spacing == 0 {
-                    let chunks = time.div_ceil(plan.spacing);
-                    let chunk = sequence * chunks + (start + t) / plan.spacing;
+            let done = start + t - first;
+            if comptime!(gives_output) {
+                if done % span == 0 {
+                    let to = (sequence * spans + done / span) * plan.size * width + in_state;
                     #[unroll]
                     for j in 0..quads {
-                        saved[(chunk * width + j * plan.lanes + lane) * plan.size + row] = state[j];
+                        states[to + j * plan.lanes] = state[j];
                     }
+                }
+            } else if t % plan.chunk == 0 {
+                let chunks = span / plan.chunk;
+                let chunk = sequence * chunks + done / plan.chunk;
+                #[unroll]
+                for j in 0..quads {
+                    states[(chunk * width + j * plan.lanes + lane) * plan.size + row] = state[j];
                 }
             }
             let at = ((batch * time + start + t) * heads + head) * plan.size + row;
@@ -109,21 +133,26 @@ pub(super) fn wkv7_forward<F: Float>(
             #[unroll]
             for j in 0..quads {
                 let i = t * width + j * plan.lanes + lane;
-                let s = state[j] * decays[i] + removed_before * replacements[i] + value_quad * keys[i];
+                let s =
+                    state[j] * decays[i] + removed_before * replacements[i] + value_quad * keys[i];
                 state[j] = s;
                 read += s * receptances[i];
                 removed_next += s * next_removals[i];
             }
             removed = sum_over_lanes(removed_next, plan.lanes);
-            let read = sum_over_lanes(read, plan.lanes);
-            if lane == 0 {
-                output[at] = F::cast_from(read);
+            if comptime!(gives_output) {
+                let read = sum_over_lanes(read, plan.lanes);
+                if lane == 0 {
+                    output[at] = F::cast_from(read);
+                }
             }
         }
     }
-    #[unroll]
-    for j in 0..quads {
-        state_after[state_at + j * plan.lanes] = state[j];
+    if comptime!(gives_output) {
+        #[unroll]
+        for j in 0..quads {
+            state_after[state_at + j * plan.lanes] = state[j];
+        }
     }
 }
 

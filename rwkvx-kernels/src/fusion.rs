@@ -1,0 +1,236 @@
+//! The operators under Burn's fusion.
+//!
+//! Fusion queues operations and looks for some to merge. Ours are fused by hand already, so each runs on the inner backend at once: its
+//! inputs are resolved, which runs what was queued for them, and its results enter the queue as new tensors. Operators without a body here are
+//! tensor operations, which fusion sees as any others.
+
+use burn::tensor::ops::FloatTensor;
+use burn::tensor::{Tensor, TensorMetadata, TensorPrimitive};
+use burn_fusion::stream::OperationStreams;
+use burn_fusion::{Fusion, FusionBackend, NoOp, get_client};
+use burn_ir::{InitOperationIr, OperationIr};
+
+use crate::KernelBackend;
+use crate::time_mix::{KeyInputs, Keys, OutputInputs, ShiftGrads, TimeMixBackward, ValueInputs};
+use crate::wkv7::{Wkv7Gradient, Wkv7Grads, Wkv7Inputs, Wkv7Output};
+
+impl<B: KernelBackend + FusionBackend> KernelBackend for Fusion<B> {
+    const WKV7_GRADIENT: Option<Wkv7Gradient<Self>> = match B::WKV7_GRADIENT {
+        Some(_) => Some(Wkv7Gradient {
+            forward: |inputs| {
+                let (output, saved) = (wkv7_gradient::<B>().forward)(inner_wkv7(inputs));
+                (outer_wkv7(output), outer(saved))
+            },
+            backward: |inputs, saved, d_output, d_state| {
+                let backward = wkv7_gradient::<B>().backward;
+                let inputs = inner_wkv7(inputs);
+                let grads = backward(
+                    inputs,
+                    inner(saved),
+                    d_output.map(inner),
+                    d_state.map(inner),
+                );
+                Wkv7Grads {
+                    receptance: outer(grads.receptance),
+                    log_decay: outer(grads.log_decay),
+                    key: outer(grads.key),
+                    value: outer(grads.value),
+                    removal: outer(grads.removal),
+                    replacement: outer(grads.replacement),
+                    state: outer(grads.state),
+                }
+            },
+        }),
+        None => None,
+    };
+
+    const TIME_MIX_BACKWARD: Option<TimeMixBackward<Self>> = match B::TIME_MIX_BACKWARD {
+        Some(_) => Some(TimeMixBackward {
+            token_shift: |x, amounts, d_mixes| {
+                let backward = time_mix_backward::<B>().token_shift;
+                let grads = backward(inner(x), inner_all(amounts), inner_all(d_mixes));
+                ShiftGrads {
+                    x: outer(grads.x),
+                    amounts: outer_all(grads.amounts),
+                }
+            },
+            prepare_keys: |inputs, d| {
+                let head_size = inputs.head_size;
+                let d = Keys {
+                    log_decay: inner(d.log_decay),
+                    key: inner(d.key),
+                    removal: inner(d.removal),
+                    replacement: inner(d.replacement),
+                };
+                let grads = (time_mix_backward::<B>().prepare_keys)(inner_keys(inputs), d);
+                KeyInputs {
+                    decay: outer(grads.decay),
+                    rate: outer(grads.rate),
+                    key: outer(grads.key),
+                    decay_bias: outer(grads.decay_bias),
+                    rate_bias: outer(grads.rate_bias),
+                    removal_scale: outer(grads.removal_scale),
+                    rate_scale: outer(grads.rate_scale),
+                    head_size,
+                }
+            },
+            mix_value: |inputs, d_mixed| {
+                let backward = time_mix_backward::<B>().mix_value;
+                let grads = backward(inner_value(inputs), inner(d_mixed));
+                ValueInputs {
+                    value: outer(grads.value),
+                    first: outer(grads.first),
+                    amount: outer(grads.amount),
+                    amount_bias: outer(grads.amount_bias),
+                }
+            },
+            gate_output: |inputs, d_gated| {
+                let backward = time_mix_backward::<B>().gate_output;
+                let grads = backward(inner_output(inputs), inner(d_gated));
+                OutputInputs {
+                    output: outer(grads.output),
+                    receptance: outer(grads.receptance),
+                    key: outer(grads.key),
+                    value: outer(grads.value),
+                    gate: outer(grads.gate),
+                    weight: outer(grads.weight),
+                    bias: outer(grads.bias),
+                    bonus: outer(grads.bonus),
+                }
+            },
+        }),
+        None => None,
+    };
+
+    fn wkv7(inputs: Wkv7Inputs<Self>) -> Wkv7Output<Self> {
+        outer_wkv7(B::wkv7(inner_wkv7(inputs)))
+    }
+
+    fn token_shift(
+        x: Tensor<Self, 3>,
+        carry: Option<Tensor<Self, 2>>,
+        amounts: Vec<Tensor<Self, 1>>,
+    ) -> Vec<Tensor<Self, 2>> {
+        outer_all(B::token_shift(
+            inner(x),
+            carry.map(inner),
+            inner_all(amounts),
+        ))
+    }
+
+    fn prepare_keys(inputs: KeyInputs<Self>) -> Keys<Self> {
+        let keys = B::prepare_keys(inner_keys(inputs));
+        Keys {
+            log_decay: outer(keys.log_decay),
+            key: outer(keys.key),
+            removal: outer(keys.removal),
+            replacement: outer(keys.replacement),
+        }
+    }
+
+    fn mix_value(inputs: ValueInputs<Self>) -> Tensor<Self, 2> {
+        outer(B::mix_value(inner_value(inputs)))
+    }
+
+    fn gate_output(inputs: OutputInputs<Self>) -> Tensor<Self, 2> {
+        outer(B::gate_output(inner_output(inputs)))
+    }
+}
+
+/// Called only where the constant is set.
+fn wkv7_gradient<B: KernelBackend>() -> Wkv7Gradient<B> {
+    B::WKV7_GRADIENT.expect("the inner backend has hand-written passes")
+}
+
+/// Called only where the constant is set.
+fn time_mix_backward<B: KernelBackend>() -> TimeMixBackward<B> {
+    B::TIME_MIX_BACKWARD.expect("the inner backend has hand-written passes")
+}
+
+/// The tensor on the inner backend.
+fn inner<B: FusionBackend, const D: usize>(tensor: Tensor<Fusion<B>, D>) -> Tensor<B, D> {
+    let tensor = tensor.into_primitive().tensor();
+    let client = tensor.client.clone();
+    Tensor::from_primitive(TensorPrimitive::Float(
+        client.resolve_tensor_float::<B>(tensor),
+    ))
+}
+
+/// A tensor of the inner backend as a new one of the queue.
+fn outer<B: FusionBackend, const D: usize>(tensor: Tensor<B, D>) -> Tensor<Fusion<B>, D> {
+    let client = get_client::<B>(&tensor.device());
+    let tensor: FloatTensor<B> = tensor.into_primitive().tensor();
+    let (shape, dtype) = (tensor.shape(), tensor.dtype());
+    let handle = B::float_tensor_handle(tensor);
+    let init = InitOperationIr::create(shape, dtype, || client.register_tensor_handle(handle));
+    let operation = OperationIr::Init(init);
+    let mut outputs = client.register(OperationStreams::default(), operation, NoOp::<B>::new());
+    let tensor = outputs.pop().expect("an initialisation has one output");
+    Tensor::from_primitive(TensorPrimitive::Float(tensor))
+}
+
+fn inner_all<B: FusionBackend, const D: usize>(
+    tensors: Vec<Tensor<Fusion<B>, D>>,
+) -> Vec<Tensor<B, D>> {
+    tensors.into_iter().map(inner).collect()
+}
+
+fn outer_all<B: FusionBackend, const D: usize>(
+    tensors: Vec<Tensor<B, D>>,
+) -> Vec<Tensor<Fusion<B>, D>> {
+    tensors.into_iter().map(outer).collect()
+}
+
+fn inner_wkv7<B: FusionBackend>(inputs: Wkv7Inputs<Fusion<B>>) -> Wkv7Inputs<B> {
+    Wkv7Inputs {
+        receptance: inner(inputs.receptance),
+        log_decay: inner(inputs.log_decay),
+        key: inner(inputs.key),
+        value: inner(inputs.value),
+        removal: inner(inputs.removal),
+        replacement: inner(inputs.replacement),
+        state: inputs.state.map(inner),
+    }
+}
+
+fn outer_wkv7<B: FusionBackend>(outputs: Wkv7Output<B>) -> Wkv7Output<Fusion<B>> {
+    Wkv7Output {
+        output: outer(outputs.output),
+        state: outer(outputs.state),
+    }
+}
+
+fn inner_keys<B: FusionBackend>(inputs: KeyInputs<Fusion<B>>) -> KeyInputs<B> {
+    KeyInputs {
+        decay: inner(inputs.decay),
+        rate: inner(inputs.rate),
+        key: inner(inputs.key),
+        decay_bias: inner(inputs.decay_bias),
+        rate_bias: inner(inputs.rate_bias),
+        removal_scale: inner(inputs.removal_scale),
+        rate_scale: inner(inputs.rate_scale),
+        head_size: inputs.head_size,
+    }
+}
+
+fn inner_value<B: FusionBackend>(inputs: ValueInputs<Fusion<B>>) -> ValueInputs<B> {
+    ValueInputs {
+        value: inner(inputs.value),
+        first: inner(inputs.first),
+        amount: inner(inputs.amount),
+        amount_bias: inner(inputs.amount_bias),
+    }
+}
+
+fn inner_output<B: FusionBackend>(inputs: OutputInputs<Fusion<B>>) -> OutputInputs<B> {
+    OutputInputs {
+        output: inner(inputs.output),
+        receptance: inner(inputs.receptance),
+        key: inner(inputs.key),
+        value: inner(inputs.value),
+        gate: inner(inputs.gate),
+        weight: inner(inputs.weight),
+        bias: inner(inputs.bias),
+        bonus: inner(inputs.bonus),
+    }
+}

@@ -1,0 +1,155 @@
+//! Chunks of 16 tokens as matrix products on tensor cores.
+//!
+//! The algebra is that of [`reference`](crate::wkv7::reference); `docs/kernels.md` walks through it. One cube works on a head, a warp per 16 rows of the
+//! state. What crosses chunks, the state or its gradient, stays in the registers of the warp that owns its rows, as the sums of the products that
+//! make it.
+
+mod backward;
+mod chunk;
+mod forward;
+
+use burn::tensor::DType;
+use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
+use cubecl::ir::features::MmaConfig;
+use cubecl::ir::{ElemType, FloatKind, StorageType};
+use cubecl::prelude::*;
+
+use super::{Buffers, Gradients, Writes};
+use backward::wkv7_backward_tiled;
+pub(super) use chunk::TOKENS;
+use forward::wkv7_forward_tiled;
+
+/// How a kernel is cut; part of its identity, so that each combination is compiled once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Plan {
+    /// Head size, a multiple of 16.
+    size: usize,
+    /// Whether the tensor cores are emulated, for tests, with a size of 16 or 32.
+    emulated: bool,
+}
+
+/// What the tiles are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tiles {
+    /// Of the operands of the products.
+    pub(super) dtype: DType,
+    /// Whether the products are emulated.
+    pub(super) emulated: bool,
+}
+
+impl Tiles {
+    /// Tiles on tensor cores for sequences of `dtype`, if `client` has such.
+    ///
+    /// bf16 only: scaled rows reach 1.7e4 times the key, beyond f16, and f32 would be rounded to TF32.
+    pub(super) fn native<R: CubeRuntime>(client: &ComputeClient<R>, dtype: DType) -> Option<Self> {
+        let element = |kind| StorageType::Scalar(ElemType::Float(kind));
+        let product = MmaConfig {
+            a_type: element(FloatKind::BF16),
+            b_type: element(FloatKind::BF16),
+            cd_type: element(FloatKind::F32),
+            m: 16,
+            n: 8,
+            k: 16,
+        };
+        let has_products = client.properties().features.matmul.mma.contains(&product);
+        (R::name(client) == "cuda" && dtype == DType::BF16 && has_products).then_some(Self {
+            dtype,
+            emulated: false,
+        })
+    }
+}
+
+/// Launches the forward kernel; `to` is output, last state and states. `first` is the span's for [`Writes::ChunkStates`] and else 0.
+pub(super) fn forward<R: CubeRuntime>(
+    buffers: &Buffers<R>,
+    tiles: Tiles,
+    state_before: &CubeTensor<R>,
+    to: [&CubeTensor<R>; 3],
+    first: usize,
+    writes: Writes,
+) {
+    let [batch, time, heads, size] = buffers.dims;
+    let [output, state_after, states] = to;
+    // SAFETY: the buffers are dense and have the sizes that the kernel's documentation gives, which bound its indices.
+    unsafe {
+        wkv7_forward_tiled::launch_unchecked::<R>(
+            &buffers.receptance.client,
+            CubeCount::Static(heads as u32, batch as u32, 1),
+            CubeDim::new_1d(2 * size as u32),
+            buffers.receptance.clone().into_array_arg(),
+            buffers.log_decay.clone().into_array_arg(),
+            buffers.key.clone().into_array_arg(),
+            buffers.value.clone().into_array_arg(),
+            buffers.removal.clone().into_array_arg(),
+            buffers.replacement.clone().into_array_arg(),
+            state_before.clone().into_array_arg(),
+            output.clone().into_array_arg(),
+            state_after.clone().into_array_arg(),
+            states.clone().into_array_arg(),
+            time,
+            heads,
+            first,
+            buffers.span,
+            tiles.plan(size),
+            writes,
+            [
+                buffers.dtype.into(),
+                tiles.dtype.into(),
+                states.dtype.into(),
+            ],
+        );
+    }
+}
+
+/// Launches the backward kernel for the span from token `first`.
+pub(super) fn backward<R: CubeRuntime>(
+    buffers: &Buffers<R>,
+    tiles: Tiles,
+    chunk_states: &CubeTensor<R>,
+    d_output: &CubeTensor<R>,
+    d_state_after: &CubeTensor<R>,
+    to: &Gradients<R>,
+    d_state_before: &CubeTensor<R>,
+    first: usize,
+) {
+    let [batch, time, heads, size] = buffers.dims;
+    // SAFETY: as in `forward`.
+    unsafe {
+        wkv7_backward_tiled::launch_unchecked::<R>(
+            &buffers.receptance.client,
+            CubeCount::Static(heads as u32, batch as u32, 1),
+            CubeDim::new_1d(2 * size as u32),
+            buffers.receptance.clone().into_array_arg(),
+            buffers.log_decay.clone().into_array_arg(),
+            buffers.key.clone().into_array_arg(),
+            buffers.value.clone().into_array_arg(),
+            buffers.removal.clone().into_array_arg(),
+            buffers.replacement.clone().into_array_arg(),
+            chunk_states.clone().into_array_arg(),
+            d_output.clone().into_array_arg(),
+            d_state_after.clone().into_array_arg(),
+            to.receptance.clone().into_array_arg(),
+            to.log_decay.clone().into_array_arg(),
+            to.key.clone().into_array_arg(),
+            to.value.clone().into_array_arg(),
+            to.removal.clone().into_array_arg(),
+            to.replacement.clone().into_array_arg(),
+            d_state_before.clone().into_array_arg(),
+            time,
+            heads,
+            first,
+            buffers.span,
+            tiles.plan(size),
+            [buffers.dtype.into(), tiles.dtype.into()],
+        );
+    }
+}
+
+impl Tiles {
+    fn plan(self, size: usize) -> Plan {
+        Plan {
+            size,
+            emulated: self.emulated,
+        }
+    }
+}
