@@ -5,8 +5,9 @@ use burn::tensor::{DType, Tensor, backend::Backend};
 use rwkvx_kernels::{Wkv7Inputs, Wkv7Output, wkv7};
 
 use crate::guard::{GuardDevice, GuardRuntime};
+use crate::time_mix;
 
-type Guard = burn_cubecl::CubeBackend<GuardRuntime, f32, i32, u8>;
+pub(crate) type Guard = burn_cubecl::CubeBackend<GuardRuntime, f32, i32, u8>;
 type Train = Autodiff<Guard>;
 
 /// One use of an operator, whose kernels are compiled as it launches them.
@@ -22,6 +23,7 @@ pub(crate) fn all() -> Vec<Case> {
         for head_size in [32, 64, 128] {
             wkv7_cases(dtype, head_size, &mut cases);
         }
+        time_mix::cases(dtype, &mut cases);
     }
     cases
 }

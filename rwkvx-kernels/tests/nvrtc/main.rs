@@ -7,6 +7,7 @@ mod faulty;
 mod guard;
 mod nvrtc;
 mod report;
+mod time_mix;
 
 use std::sync::Arc;
 

@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 
 use super::sum::sum_blocks;
-use super::{Grid, Heads, alike, exchange, own_part, partial_at, sigmoid, sum_over_head};
+use super::{Grid, Heads, alike, exchange, negative, own_part, partial_at, sigmoid, sum_over_head};
 use crate::cube::{CubeMemory, allocate_like, tensor};
 use crate::time_mix::reference::{LOG_DECAY_FLOOR, MIN_SQUARED_NORM};
 use crate::time_mix::{KeyInputs, Keys};
@@ -166,7 +166,7 @@ fn time_mix_keys<F: Float, P: Float, N: Size>(
         let kk = direction * Vector::new(inverse_length(squared));
         log_decay[at] = Vector::cast_from(floor * w);
         scaled_key[at] = Vector::cast_from(k * (one + (a - one) * k_a));
-        removal[at] = Vector::cast_from(-kk);
+        removal[at] = Vector::cast_from(negative(kk));
         replacement[at] = Vector::cast_from(kk * a);
     }
 }

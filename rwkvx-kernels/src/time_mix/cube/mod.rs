@@ -216,8 +216,14 @@ fn sum_over_head<N: Size>(
     sum
 }
 
+/// CubeCL cannot negate vectors on CUDA.
+#[cube]
+fn negative<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
+    x * Vector::new(-1.0)
+}
+
 #[cube]
 fn sigmoid<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
     let one = Vector::<f32, N>::new(1.0);
-    one / (one + (-x).exp())
+    one / (one + negative(x).exp())
 }
