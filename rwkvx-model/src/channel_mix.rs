@@ -3,10 +3,11 @@
 use burn::module::{Module, Param};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, activation};
+use rwkvx_kernels::KernelBackend;
 
 use crate::config::RwkvXConfig;
 use crate::layers::{Projection, unset};
-use crate::token_shift::{mix, shift_difference};
+use crate::token_shift::token_shift;
 
 /// `relu((x + d * x_k) K')^2 V'` with `d = x_{t-1} - x_t` and hidden size 4C.
 #[derive(Module, Debug)]
@@ -28,7 +29,9 @@ impl<B: Backend> ChannelMix<B> {
             value: Projection::unset(channels, hidden, device),
         }
     }
+}
 
+impl<B: KernelBackend> ChannelMix<B> {
     /// `x` is the normalised input, `[batch, time, channels]`, and so is the result. `carry`, `[batch, channels]`, holds
     /// the last input of the piece before and takes this one's.
     pub(crate) fn forward(
@@ -36,13 +39,9 @@ impl<B: Backend> ChannelMix<B> {
         x: Tensor<B, 3>,
         carry: Option<&mut Tensor<B, 2>>,
     ) -> Tensor<B, 3> {
-        let [batch, time, channels] = x.dims();
-        let rows = [batch * time, channels];
-        let d = shift_difference(x.clone(), carry).reshape(rows);
-        let x = mix(&x.reshape(rows), &d, self.x_k.val());
-        let key = activation::relu(self.key.forward(x)); // [rows, 4 channels]
-        self.value
-            .forward(key.clone() * key)
-            .reshape([batch, time, channels])
+        let bthc = x.dims();
+        let [x_k] = token_shift(x, carry, [&self.x_k]); // [rows, channels]
+        let key = activation::relu(self.key.forward(x_k)); // [rows, 4 channels]
+        self.value.forward(key.clone() * key).reshape(bthc)
     }
 }

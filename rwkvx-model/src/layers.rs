@@ -6,8 +6,6 @@ use burn::tensor::{Int, Tensor};
 
 /// Epsilon of every layer norm.
 const LAYER_NORM_EPS: f64 = 1e-5;
-/// Epsilon of the group norm after the recurrence, `1e-5 * 8^2`.
-const GROUP_NORM_EPS: f64 = 64e-5;
 
 /// A parameter that has its shape but no value yet. It holds zeros if it is ever read before it is given one.
 pub(crate) fn unset<B: Backend, const D: usize>(
@@ -81,12 +79,18 @@ impl<B: Backend> LayerNorm<B> {
     }
 
     /// Normalises the last axis.
+    ///
+    /// The power stands for a root and a division: Burn's NdArray takes reciprocals, also in the gradient of a division,
+    /// by an instruction that is right to 12 bits only.
     pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
-        normal(x, LAYER_NORM_EPS) * self.weight.val().unsqueeze() + self.bias.val().unsqueeze()
+        let centered = x.clone() - x.mean_dim(D - 1);
+        let variance = (centered.clone() * centered.clone()).mean_dim(D - 1);
+        let normal = centered * (variance + LAYER_NORM_EPS).powf_scalar(-0.5);
+        normal * self.weight.val().unsqueeze() + self.bias.val().unsqueeze()
     }
 }
 
-/// Group norm with one group per head, epsilon 64e-5.
+/// The parameters of a group norm with one group per head, which [`gate_output`](rwkvx_kernels::gate_output) applies.
 #[derive(Module, Debug)]
 pub struct GroupNorm<B: Backend> {
     /// `[channels]`.
@@ -102,22 +106,4 @@ impl<B: Backend> GroupNorm<B> {
             bias: unset([channels], device),
         }
     }
-
-    /// Normalises every head of every row: `[rows * heads, head_size]` to `[rows, channels]`.
-    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let [groups, size] = x.dims();
-        let [channels] = self.weight.dims();
-        let normal = normal(x, GROUP_NORM_EPS).reshape([groups * size / channels, channels]);
-        normal * self.weight.val().unsqueeze() + self.bias.val().unsqueeze()
-    }
-}
-
-/// The last axis with mean 0 and variance 1.
-///
-/// The power stands for a root and a division: Burn's NdArray takes reciprocals, also in the gradient of a division, by
-/// an instruction that is right to 12 bits only.
-fn normal<B: Backend, const D: usize>(x: Tensor<B, D>, epsilon: f64) -> Tensor<B, D> {
-    let centered = x.clone() - x.mean_dim(D - 1);
-    let variance = (centered.clone() * centered.clone()).mean_dim(D - 1);
-    centered * (variance + epsilon).powf_scalar(-0.5)
 }

@@ -5,16 +5,14 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use rwkvx_kernels::{KernelBackend, Wkv7Inputs, sigmoid, tanh, wkv7};
+use rwkvx_kernels::{
+    KernelBackend, KeyInputs, OutputInputs, ValueInputs, Wkv7Inputs, gate_output, mix_value,
+    prepare_keys, sigmoid, tanh, wkv7,
+};
 
 use crate::config::RwkvXConfig;
 use crate::layers::{GroupNorm, Projection, unset};
-use crate::token_shift::{mix, shift_difference};
-
-/// `-exp(-1/2)`: the logarithm of the strongest decay.
-const LOG_DECAY_FLOOR: f64 = -0.606_530_659_712_633_4;
-/// Squared norm below which a removal key counts as zero, `(1e-12)^2`.
-const MIN_SQUARED_NORM: f64 = 1e-24;
+use crate::token_shift::token_shift;
 
 /// The parameters of one time mix, C channels in H heads of size N, under their published names.
 #[derive(Module, Debug)]
@@ -127,57 +125,56 @@ impl<B: KernelBackend> TimeMix<B> {
         value_first: &mut Option<Tensor<B, 2>>,
         state: Option<&mut TimeMixState<B>>,
     ) -> Tensor<B, 3> {
-        let [batch, time, channels] = x.dims();
+        let bthc @ [batch, time, _] = x.dims();
         let [heads, head_size] = self.r_k.dims();
-        let rows = [batch * time, channels];
-        let per_head = [batch * time * heads, head_size];
         let bthn = [batch, time, heads, head_size];
-
         let (carry, wkv_state) = match state {
             Some(state) => (Some(&mut state.carry), Some(&mut state.wkv)),
             None => (None, None),
         };
-        let d = shift_difference(x.clone(), carry).reshape(rows);
-        let x = x.reshape(rows);
-        let mixed = |amount: &Param<Tensor<B, 1>>| mix(&x, &d, amount.val());
 
-        let receptance = self.receptance.forward(mixed(&self.x_r)); // [rows, channels], as all below
-        let key = self.key.forward(mixed(&self.x_k));
-        let x_v = mixed(&self.x_v);
+        let amounts = [
+            &self.x_r, &self.x_w, &self.x_k, &self.x_v, &self.x_a, &self.x_g,
+        ];
+        let [x_r, x_w, x_k, x_v, x_a, x_g] = token_shift(x, carry, amounts); // [rows, channels], as all below
+        let receptance = self.receptance.forward(x_r);
         let value = self.value_with_residual(x_v, value_first);
-        let decay =
-            low_rank(mixed(&self.x_w), &self.w1, &self.w2, tanh) + self.w0.val().unsqueeze();
-        let log_decay = sigmoid(decay) * LOG_DECAY_FLOOR;
-        let rate =
-            low_rank(mixed(&self.x_a), &self.a1, &self.a2, |h| h) + self.a0.val().unsqueeze();
-        let rate = sigmoid(rate);
-        let gate = low_rank(mixed(&self.x_g), &self.g1, &self.g2, sigmoid);
-
-        let removal_key = (key.clone() * self.k_k.val().unsqueeze()).reshape(per_head);
-        let removal_key = unit_rows(removal_key).reshape(rows);
-        let k_a = self.k_a.val();
-        let key = (rate.clone() * k_a.clone().unsqueeze() + (-k_a + 1.0).unsqueeze()) * key;
+        let gate = low_rank(x_g, &self.g1, &self.g2, sigmoid);
+        let keys = prepare_keys(KeyInputs {
+            decay: low_rank(x_w, &self.w1, &self.w2, tanh),
+            rate: low_rank(x_a, &self.a1, &self.a2, |h| h),
+            key: self.key.forward(x_k),
+            decay_bias: self.w0.val(),
+            rate_bias: self.a0.val(),
+            removal_scale: self.k_k.val(),
+            rate_scale: self.k_a.val(),
+            head_size,
+        });
 
         let recurrence = wkv7(Wkv7Inputs {
             receptance: receptance.clone().reshape(bthn),
-            log_decay: log_decay.reshape(bthn),
-            key: key.clone().reshape(bthn),
+            log_decay: keys.log_decay.reshape(bthn),
+            key: keys.key.clone().reshape(bthn),
             value: value.clone().reshape(bthn),
-            removal: (-removal_key.clone()).reshape(bthn),
-            replacement: (removal_key * rate).reshape(bthn),
+            removal: keys.removal.reshape(bthn),
+            replacement: keys.replacement.reshape(bthn),
             state: wkv_state.as_ref().map(|state| (**state).clone()),
         });
         if let Some(state) = wkv_state {
             *state = recurrence.state;
         }
 
-        let r_k = self.r_k.val().reshape([1, channels]);
-        let bonus = (receptance * key * r_k).reshape(per_head).sum_dim(1); // [rows * heads, 1]
-        let bonus = (value.reshape(per_head) * bonus).reshape(rows);
-        let output = self.ln_x.forward(recurrence.output.reshape(per_head));
-        self.output
-            .forward((output + bonus) * gate)
-            .reshape([batch, time, channels])
+        let gated = gate_output(OutputInputs {
+            output: recurrence.output.reshape(value.dims()),
+            receptance,
+            key: keys.key,
+            value,
+            gate,
+            weight: self.ln_x.weight.val(),
+            bias: self.ln_x.bias.val(),
+            bonus: self.r_k.val(),
+        });
+        self.output.forward(gated).reshape(bthc)
     }
 
     /// The value of `x_v`, moved towards layer 0's where there is one; layer 0 leaves its own for the others.
@@ -188,10 +185,12 @@ impl<B: KernelBackend> TimeMix<B> {
     ) -> Tensor<B, 2> {
         let value = self.value.forward(x_v.clone());
         match (&self.v0, &self.v1, &self.v2, value_first) {
-            (Some(v0), Some(v1), Some(v2), Some(first)) => {
-                let amount = low_rank(x_v, v1, v2, |h| h) + v0.val().unsqueeze();
-                (first.clone() - value.clone()) * sigmoid(amount) + value
-            }
+            (Some(v0), Some(v1), Some(v2), Some(first)) => mix_value(ValueInputs {
+                value,
+                first: first.clone(),
+                amount: low_rank(x_v, v1, v2, |h| h),
+                amount_bias: v0.val(),
+            }),
             (.., first) => {
                 *first = Some(value.clone());
                 value
@@ -208,11 +207,4 @@ fn low_rank<B: Backend>(
     between: impl FnOnce(Tensor<B, 2>) -> Tensor<B, 2>,
 ) -> Tensor<B, 2> {
     between(x.matmul(down.val())).matmul(up.val())
-}
-
-/// Every row divided by its length. The clamp stands before the root, so that a zero row has gradient zero and not NaN;
-/// why a power and not a division, see the norms in `layers.rs`.
-fn unit_rows<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
-    let squared = (x.clone() * x.clone()).sum_dim(1); // [rows, 1]
-    x * squared.clamp_min(MIN_SQUARED_NORM).powf_scalar(-0.5)
 }
