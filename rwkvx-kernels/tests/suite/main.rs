@@ -1,4 +1,5 @@
-//! Tests of the operators against golden data, against plain recurrences and against themselves, on the CPU backends.
+//! Tests of the operators against golden data, against plain recurrences and against themselves, on the CPU backends and, with the
+//! features `cuda` and `vulkan`, on a device.
 
 mod attention_golden;
 mod attention_properties;
@@ -19,6 +20,10 @@ macro_rules! on_all_bodies {
         }
         mod ndarray {
             $(#[test] fn $test() { super::$test::<crate::support::Native<burn_ndarray::NdArray<f32>>>() })+
+        }
+        #[cfg(feature = "cuda")]
+        mod cuda {
+            $(#[test] fn $test() { super::$test::<crate::support::Native<burn::backend::Cuda>>() })+
         }
         #[cfg(feature = "vulkan")]
         mod vulkan {

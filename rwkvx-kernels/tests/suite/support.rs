@@ -203,9 +203,11 @@ pub(crate) fn assert_close(what: &str, found: &Array, expected: &Array, toleranc
     );
 }
 
-/// A golden file of `tests/data`: every tensor, with axes added in front up to rank 4.
+/// A golden file of `tests/data`: every tensor, with axes added in front up to rank 4. Cargo sets the folder of the crate at run time
+/// too; where a built binary is carried elsewhere, `scripts/gpu/suite` does.
 pub(crate) fn golden(name: &str) -> HashMap<String, Array> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+    let folder = std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into());
+    let path = Path::new(&folder)
         .join("tests/data")
         .join(format!("{name}.safetensors"));
     let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
