@@ -63,22 +63,19 @@ fn assert_all(found: Vec<String>, start: &str) {
 
 #[test]
 fn a_sound_kernel_has_no_faults() {
-    let found = found(|client, count, dim, y| adds_one::launch(client, count, dim, y));
+    let found = found(adds_one::launch);
     assert_eq!(found, Vec::<String>::new());
 }
 
 #[test]
 fn too_much_shared_memory_is_a_fault() {
-    let found =
-        found(|client, count, dim, y| takes_too_much_shared_memory::launch(client, count, dim, y));
+    let found = found(takes_too_much_shared_memory::launch);
     assert_all(found, "takes 262144 bytes of shared memory");
 }
 
 #[test]
 fn an_array_in_local_memory_is_a_fault() {
-    let found = found(|client, count, dim, y| {
-        keeps_an_array_in_local_memory::launch(client, count, dim, y)
-    });
+    let found = found(keeps_an_array_in_local_memory::launch);
     assert_all(found, "keeps 256 bytes");
 }
 
