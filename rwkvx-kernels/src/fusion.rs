@@ -1,8 +1,10 @@
 //! The operators under Burn's fusion.
 //!
 //! Fusion queues operations and looks for some to merge. Ours are fused by hand already, so each runs on the inner backend at once: its
-//! inputs are resolved, which runs what was queued for them, and its results enter the queue as new tensors. Operators without a body here are
-//! tensor operations, which fusion sees as any others.
+//! inputs are resolved, which runs what was queued for them, and its results enter the queue as new tensors. What has no body here is
+//! tensor operations, which fusion sees as any others; so is the gradient of the sparse attention.
+
+use std::ops::Range;
 
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Tensor, TensorMetadata, TensorPrimitive};
@@ -11,6 +13,7 @@ use burn_fusion::{Fusion, FusionBackend, NoOp, get_client};
 use burn_ir::{InitOperationIr, OperationIr};
 
 use crate::KernelBackend;
+use crate::sparse_attention::{CachedRows, ChunkTopK};
 use crate::time_mix::{KeyInputs, Keys, OutputInputs, ShiftGrads, TimeMixBackward, ValueInputs};
 use crate::wkv7::{Wkv7Gradient, Wkv7Grads, Wkv7Inputs, Wkv7Output};
 
@@ -104,6 +107,46 @@ impl<B: KernelBackend + FusionBackend> KernelBackend for Fusion<B> {
 
     fn wkv7(inputs: Wkv7Inputs<Self>) -> Wkv7Output<Self> {
         outer_wkv7(B::wkv7(inner_wkv7(inputs)))
+    }
+
+    fn sparse_attention(
+        query: Tensor<Self, 4>,
+        key: Tensor<Self, 4>,
+        value: Tensor<Self, 4>,
+        shape: ChunkTopK,
+    ) -> Tensor<Self, 4> {
+        outer(B::sparse_attention(
+            inner(query),
+            inner(key),
+            inner(value),
+            shape,
+        ))
+    }
+
+    fn write_rows(buffer: Tensor<Self, 4>, at: usize, rows: Tensor<Self, 4>) -> Tensor<Self, 4> {
+        outer(B::write_rows(inner(buffer), at, inner(rows)))
+    }
+
+    fn mean_rows(
+        buffer: &Tensor<Self, 4>,
+        chunks: Range<usize>,
+        chunk_size: usize,
+    ) -> Tensor<Self, 4> {
+        outer(B::mean_rows(&inner(buffer.clone()), chunks, chunk_size))
+    }
+
+    fn attend_cached(
+        query: Tensor<Self, 4>,
+        start: usize,
+        rows: &CachedRows<Self>,
+        shape: ChunkTopK,
+    ) -> Tensor<Self, 4> {
+        let rows = CachedRows {
+            keys: inner(rows.keys.clone()),
+            values: inner(rows.values.clone()),
+            means: rows.means.clone().map(inner),
+        };
+        outer(B::attend_cached(inner(query), start, &rows, shape))
     }
 
     fn token_shift(

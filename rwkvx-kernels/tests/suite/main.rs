@@ -5,12 +5,18 @@ mod attention_golden;
 mod attention_properties;
 mod cache;
 mod contracts;
+#[cfg(all(feature = "vulkan", feature = "fusion"))]
+mod fusion;
 mod oracle;
 mod pointwise;
 mod support;
 mod time_mix;
 mod wkv7_golden;
 mod wkv7_properties;
+
+/// Without Burn's fusion, whether its feature is on or not.
+#[cfg(feature = "vulkan")]
+type Vulkan = burn_cubecl::CubeBackend<burn::backend::wgpu::WgpuRuntime, f32, i32, u8>;
 
 /// Instantiates generic test functions for every combination of backend and body.
 macro_rules! on_all_bodies {
@@ -27,7 +33,7 @@ macro_rules! on_all_bodies {
         }
         #[cfg(feature = "vulkan")]
         mod vulkan {
-            $(#[test] fn $test() { super::$test::<crate::support::Native<burn::backend::Vulkan>>() })+
+            $(#[test] fn $test() { super::$test::<crate::support::Native<crate::Vulkan>>() })+
         }
         mod flex_reference {
             $(#[test] fn $test() { super::$test::<crate::support::Defined<burn_flex::Flex>>() })+

@@ -348,7 +348,7 @@ fn check_equations<P: Operator, O: Operators>() {
     }
 }
 
-fn outputs_and_gradients_are_those_of_the_equations<O: Operators>() {
+pub(crate) fn outputs_and_gradients_are_those_of_the_equations<O: Operators>() {
     check_equations::<Shift<1>, O>();
     check_equations::<Shift<2>, O>();
     check_equations::<Shift<6>, O>();
@@ -490,7 +490,5 @@ fn sequences_may_have_fewer_bits_than_the_parameters_on_flex() {
 #[cfg(feature = "vulkan")]
 #[test]
 fn sequences_may_have_fewer_bits_than_the_parameters_on_vulkan() {
-    sequences_may_have_fewer_bits_than_the_parameters::<
-        crate::support::Native<burn::backend::Vulkan>,
-    >();
+    sequences_may_have_fewer_bits_than_the_parameters::<crate::support::Native<crate::Vulkan>>();
 }

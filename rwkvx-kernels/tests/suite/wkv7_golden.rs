@@ -61,7 +61,7 @@ fn check<O: Operators>(name: &str) {
     assert_close("dw", &d_decay, &file["dw"], TOLERANCE);
 }
 
-fn two_sequences_of_50_tokens<O: Operators>() {
+pub(crate) fn two_sequences_of_50_tokens<O: Operators>() {
     check::<O>("wkv7");
 }
 

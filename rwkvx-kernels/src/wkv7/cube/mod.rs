@@ -2,6 +2,10 @@
 //!
 //! There are two kinds: [`tiled`] ones for tensor cores, and [`plain`] ones for everything else. Both save, on the way forward, only the states before every
 //! span of tokens; on the way back a span's chunk states are computed again, into a buffer that all spans share.
+//!
+//! If there are too few heads to fill the device, the tiled kernels work on spans in parallel: first they find what each span does to any state, which
+//! is an affine map, then the states between spans follow by a short recurrence, then every span is run from its state. The gradient
+//! goes the same way.
 
 mod plain;
 #[cfg(all(test, feature = "vulkan"))]
@@ -17,16 +21,29 @@ use crate::cube::{CubeMemory, allocate, allocate_like, dense, tensor};
 use crate::padding::{cut_rows, cut_state, pad_rows, pad_state};
 use tiled::Tiles;
 
-/// Bytes that the chunk states of a span may take. A span has at least one chunk.
-const CHUNK_STATES_BYTES: usize = 256 << 20;
-
 /// What a forward kernel writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Writes {
     /// The output, the last state and the span states.
     Output,
-    /// The chunk states of one span.
+    /// The chunk states of some spans, from the span states.
     ChunkStates,
+    /// What each span does to a state. Tiled kernels only.
+    SpanMaps,
+    /// The output and the last state, from the span states. Tiled kernels only.
+    SpanOutputs,
+}
+
+/// Chunks of a span that is worth a place of its own beside others: about what finding its map costs.
+const MIN_PARALLEL_CHUNKS: usize = 16;
+
+/// How sequences are cut into spans.
+#[derive(Debug, Clone, Copy)]
+struct Spans {
+    /// Tokens of every span but the last, which may have less; a whole number of chunks.
+    tokens: usize,
+    /// How many spans run at a time; with one, one after another.
+    parts: usize,
 }
 
 /// The kernels for some inputs.
@@ -61,15 +78,35 @@ impl Kernels {
         }
     }
 
-    /// How many tokens a span has: as many as [`CHUNK_STATES_BYTES`] allow, in chunks a power of two.
-    fn span(self, [batch, time, heads, size]: [usize; 4]) -> usize {
+    /// Bytes that chunk states may take at a time; there is room for one span at least. Elsewhere than on CUDA buffers may be limited to 128 MiB.
+    fn chunk_states_bytes(self) -> usize {
+        match self {
+            Self::Plain => 128 << 20,
+            Self::Tiled(_) => 1 << 30,
+        }
+    }
+
+    /// How to cut sequences into spans on a device of `processors` multiprocessors.
+    fn spans(self, [batch, time, heads, size]: [usize; 4], processors: usize) -> Spans {
         let (chunk, dtype) = self.chunk(size);
-        let state_bytes = batch * heads * size * size * dtype.size();
-        let most = (CHUNK_STATES_BYTES / state_bytes).max(1);
-        time.div_ceil(chunk)
-            .next_power_of_two()
-            .min(1 << most.ilog2())
-            * chunk
+        let sequences = batch * heads;
+        let chunks = time.div_ceil(chunk);
+        // Chunks that there is room for at a time.
+        let room = (self.chunk_states_bytes() / (sequences * size * size * dtype.size())).max(1);
+        if matches!(self, Self::Tiled(_)) && 2 * sequences <= processors {
+            let wanted = (2 * processors).div_ceil(sequences);
+            let of_span = chunks.div_ceil(wanted).max(MIN_PARALLEL_CHUNKS);
+            let parts = (room / of_span).min(chunks.div_ceil(of_span));
+            if parts > 1 {
+                let tokens = of_span * chunk;
+                return Spans { tokens, parts };
+            }
+        }
+        let of_span = chunks.next_power_of_two().min(1 << room.ilog2());
+        Spans {
+            tokens: of_span * chunk,
+            parts: 1,
+        }
     }
 }
 
@@ -134,6 +171,8 @@ struct Buffers<R: CubeRuntime> {
     kernels: Kernels,
     /// Tokens of a span.
     span: usize,
+    /// How many spans run at a time.
+    parts: usize,
     /// Of the padded sequences: `[batch, time, heads, head_size]`.
     dims: [usize; 4],
     dtype: DType,
@@ -172,12 +211,17 @@ impl<R: CubeRuntime> Buffers<R> {
         let device = inputs.receptance.device();
         let dtype = inputs.receptance.dtype();
         let row = |sequence| sequence_buffer(sequence, dtype, unit);
+        let receptance = row(inputs.receptance);
+        let hardware = &receptance.client.properties().hardware;
+        let processors = hardware.num_streaming_multiprocessors.unwrap_or(0) as usize;
+        let spans = kernels.spans(dims, processors);
         Self {
             kernels,
-            span: kernels.span(dims),
+            span: spans.tokens,
+            parts: spans.parts,
             dims,
             dtype,
-            receptance: row(inputs.receptance),
+            receptance,
             log_decay: row(inputs.log_decay),
             key: row(inputs.key),
             value: row(inputs.value),
@@ -187,26 +231,48 @@ impl<R: CubeRuntime> Buffers<R> {
         }
     }
 
-    /// Output, last state, and span states `[batch * heads, span, value, key]`.
+    /// Output, last state, and what the backward pass needs: the states before spans `[batch * heads, span, value, key]`, or if spans run in
+    /// parallel their maps `[batch * heads, 2 span, value, key]`.
     fn forward(&self) -> [CubeTensor<R>; 3] {
-        let [batch, time, heads, size] = self.dims;
-        let spans = [batch * heads, time.div_ceil(self.span), size, size];
         let output = allocate_like(&self.receptance);
         let state = allocate_like(&self.state);
-        let span_states = allocate(&state, spans, DType::F32);
-        let to = [&output, &state, &span_states];
-        self.launch_forward(&self.state, to, 0, Writes::Output);
-        [output, state, span_states]
+        let saved = match self.kernels {
+            Kernels::Plain => {
+                let span_states = self.states(self.spans(), DType::F32);
+                let to = [&output, &state, &span_states];
+                plain::forward(self, &self.state, to, 0, Writes::Output);
+                span_states
+            }
+            Kernels::Tiled(tiles) if self.parts == 1 => {
+                let span_states = self.states(self.spans(), DType::F32);
+                let to = [&output, &state, &span_states];
+                tiled::forward(self, tiles, &self.state, to, 0, 1, Writes::Output);
+                span_states
+            }
+            Kernels::Tiled(tiles) => {
+                let unused = self.unused();
+                let maps = self.states(2 * self.spans(), DType::F32);
+                let to = [&unused[0], &unused[1], &maps];
+                let both = 2 * self.spans();
+                tiled::forward(self, tiles, &self.state, to, 0, both, Writes::SpanMaps);
+                let span_states = self.join(&self.state, &maps, &maps, false);
+                let to = [&output, &state, &unused[0]];
+                let spans = self.spans();
+                tiled::forward(self, tiles, &span_states, to, 0, spans, Writes::SpanOutputs);
+                maps
+            }
+        };
+        [output, state, saved]
     }
 
-    /// Gradients of the sequences and of the state.
+    /// Gradients of the sequences and of the state, from what [`forward`](Self::forward) saved.
     fn backward(
         &self,
-        span_states: CubeTensor<R>,
+        saved: CubeTensor<R>,
         d_output: CubeTensor<R>,
         mut d_state: CubeTensor<R>,
     ) -> (Gradients<R>, CubeTensor<R>) {
-        let [batch, time, heads, size] = self.dims;
+        let [.., size] = self.dims;
         let gradient = || allocate_like(&self.receptance);
         let to = Gradients {
             receptance: gradient(),
@@ -217,54 +283,73 @@ impl<R: CubeRuntime> Buffers<R> {
             replacement: gradient(),
         };
         let (chunk, dtype) = self.kernels.chunk(size);
-        let chunks = [batch * heads, self.span / chunk, size, size];
-        let chunk_states = allocate(&d_state, chunks, dtype);
-        let unused = [(); 2].map(|()| allocate(&d_state, [4], DType::F32));
-        for first in (0..time).step_by(self.span).rev() {
-            let states_to = [&unused[0], &unused[1], &chunk_states];
-            self.launch_forward(&span_states, states_to, first, Writes::ChunkStates);
-            let before = allocate_like(&d_state);
-            match self.kernels {
-                Kernels::Plain => {
-                    plain::backward(
-                        self,
-                        &chunk_states,
-                        &d_output,
-                        &d_state,
-                        &to,
-                        &before,
-                        first,
-                    );
-                }
-                Kernels::Tiled(tiles) => {
-                    tiled::backward(
-                        self,
-                        tiles,
-                        &chunk_states,
-                        &d_output,
-                        &d_state,
-                        &to,
-                        &before,
-                        first,
-                    );
+        let chunk_states = self.states(self.parts * self.span / chunk, dtype);
+        let unused = self.unused();
+        let states_to = [&unused[0], &unused[1], &chunk_states];
+        let writes = Writes::ChunkStates;
+        let from = [&chunk_states, &d_output];
+        match self.kernels {
+            Kernels::Plain => {
+                for first in (0..self.spans()).rev().map(|span| span * self.span) {
+                    plain::forward(self, &saved, states_to, first, writes);
+                    let before = allocate_like(&d_state);
+                    plain::backward(self, from, [&d_state, &before], &to, first);
+                    d_state = before;
                 }
             }
-            d_state = before;
+            Kernels::Tiled(tiles) if self.parts == 1 => {
+                for first in (0..self.spans()).rev().map(|span| span * self.span) {
+                    tiled::forward(self, tiles, &saved, states_to, first, 1, writes);
+                    let before = allocate_like(&d_state);
+                    let d_states = [&d_state, &before];
+                    tiled::backward(self, tiles, from, d_states, &to, first, 1);
+                    d_state = before;
+                }
+            }
+            Kernels::Tiled(tiles) => {
+                let span_states = self.join(&self.state, &saved, &saved, false);
+                let added = self.states(self.spans(), DType::F32);
+                tiled::span_gradients(self, tiles, &d_output, &added);
+                let d_span_states = self.join(&d_state, &saved, &added, true);
+                let before = allocate_like(&d_state);
+                for span in (0..self.spans()).step_by(self.parts) {
+                    let (first, parts) = (span * self.span, self.parts.min(self.spans() - span));
+                    tiled::forward(self, tiles, &span_states, states_to, first, parts, writes);
+                    let d_states = [&d_span_states, &before];
+                    tiled::backward(self, tiles, from, d_states, &to, first, parts);
+                }
+                d_state = before;
+            }
         }
         (to, d_state)
     }
 
-    fn launch_forward(
+    fn spans(&self) -> usize {
+        self.dims[1].div_ceil(self.span)
+    }
+
+    /// Room for `count` states per head.
+    fn states(&self, count: usize, dtype: DType) -> CubeTensor<R> {
+        let [batch, _, heads, size] = self.dims;
+        allocate(&self.state, [batch * heads, count, size, size], dtype)
+    }
+
+    /// What is bound in the place of buffers that a launch does not write; no two may be the same.
+    fn unused(&self) -> [CubeTensor<R>; 2] {
+        [(); 2].map(|()| allocate(&self.state, [4], DType::F32))
+    }
+
+    /// The states between spans; see [`tiled::join_spans`].
+    fn join(
         &self,
-        state_before: &CubeTensor<R>,
-        to: [&CubeTensor<R>; 3],
-        first: usize,
-        writes: Writes,
-    ) {
-        match self.kernels {
-            Kernels::Plain => plain::forward(self, state_before, to, first, writes),
-            Kernels::Tiled(tiles) => tiled::forward(self, tiles, state_before, to, first, writes),
-        }
+        from: &CubeTensor<R>,
+        maps: &CubeTensor<R>,
+        added: &CubeTensor<R>,
+        backwards: bool,
+    ) -> CubeTensor<R> {
+        let states = self.states(self.spans(), DType::F32);
+        tiled::join_spans(self, from, maps, added, &states, backwards);
+        states
     }
 }
 

@@ -108,14 +108,8 @@ pub(super) fn wkv7_backward<F: Float>(
         let stride = heads * size;
         let state_at = (sequence * (span / tokens) + chunk) * size * size;
 
-        // Of a column: the scaled rows and W. Of a row: V and dY.
-        let mut r = Array::<Quad>::new(quads);
-        let mut k = Array::<Quad>::new(quads);
-        let mut a = Array::<Quad>::new(quads);
-        let mut b = Array::<Quad>::new(quads);
-        let mut decays = Array::<f32>::new(comptime!(tokens + 1)); // W before each token, and after the last
-        let mut v = Array::<Quad>::new(quads);
-        let mut dy = Array::<Quad>::new(quads);
+        // Of a column: W before each token, and after the last. What shared memory holds is read again where it is used: registers are short.
+        let mut decays = Array::<f32>::new(comptime!(tokens + 1));
         if owns_row {
             #[unroll]
             for q in 0..quads {
@@ -130,8 +124,6 @@ pub(super) fn wkv7_backward<F: Float>(
                         dy_quad[c] = f32::cast_from(d_output[at]);
                     }
                 }
-                v[q] = v_quad;
-                dy[q] = dy_quad;
                 values[channel * quads + q] = v_quad;
                 d_outputs[channel * quads + q] = dy_quad;
             }
@@ -159,10 +151,6 @@ pub(super) fn wkv7_backward<F: Float>(
                     }
                     decays[comptime!(t + 1)] = log_up_to.exp();
                 }
-                r[q] = r_quad;
-                k[q] = k_quad;
-                a[q] = a_quad;
-                b[q] = b_quad;
                 receptances[channel * quads + q] = r_quad;
                 keys[channel * quads + q] = k_quad;
                 removals[channel * quads + q] = a_quad;
@@ -186,17 +174,11 @@ pub(super) fn wkv7_backward<F: Float>(
         // Of a column: the parts of the gradients that come through S and G.
         let mut dr = Array::<Quad>::new(quads);
         let mut dk = Array::<Quad>::new(quads);
-        let mut da = Array::<Quad>::new(quads);
-        let mut db = Array::<Quad>::new(quads);
         let mut d_log = 0.0f32;
-        let mut dx = Array::<Quad>::new(quads);
         #[unroll]
         for q in 0..quads {
             dr[q] = Quad::new(0.0);
             dk[q] = Quad::new(0.0);
-            da[q] = Quad::new(0.0);
-            db[q] = Quad::new(0.0);
-            dx[q] = Quad::new(0.0);
         }
         if owns_row {
             // [token] each: X, then U in its place; dU, then dX in its place; dV.
@@ -227,6 +209,7 @@ pub(super) fn wkv7_backward<F: Float>(
                     }
                 }
             }
+            let v = of_channel(&values, channel, quads);
             let mut u_t = Array::<f32>::new(tokens);
             #[unroll]
             for t in 0..tokens {
@@ -239,6 +222,7 @@ pub(super) fn wkv7_backward<F: Float>(
                 }
                 u_t[t] = sum;
             }
+            let dy = of_channel(&d_outputs, channel, quads);
             let mut dx_t = Array::<f32>::new(tokens);
             #[unroll]
             for back in 0..tokens {
@@ -270,7 +254,6 @@ pub(super) fn wkv7_backward<F: Float>(
                     u_quad[c] = u_t[comptime!(q * 4 + c)];
                     dx_quad[c] = dx_t[comptime!(q * 4 + c)];
                 }
-                dx[q] = dx_quad;
                 removed[channel * quads + q] = u_quad;
                 d_reads[channel * quads + q] = dx_quad;
             }
@@ -306,6 +289,8 @@ pub(super) fn wkv7_backward<F: Float>(
         );
 
         if owns_row {
+            let dy = of_channel(&d_outputs, channel, quads);
+            let dx = of_channel(&d_reads, channel, quads);
             #[unroll(unrolled)]
             for i in 0..size {
                 let mut sum = Quad::new(0.0);
@@ -317,6 +302,15 @@ pub(super) fn wkv7_backward<F: Float>(
                 own[i] += total(sum);
             }
         } else {
+            let r = of_channel(&receptances, channel, quads);
+            let a = of_channel(&removals, channel, quads);
+            let mut da = Array::<Quad>::new(quads);
+            let mut db = Array::<Quad>::new(quads);
+            #[unroll]
+            for q in 0..quads {
+                da[q] = Quad::new(0.0);
+                db[q] = Quad::new(0.0);
+            }
             let column_at = state_at + channel / 4 * 4 * size + channel % 4;
             #[unroll(unrolled)]
             for i in 0..size {
@@ -333,6 +327,8 @@ pub(super) fn wkv7_backward<F: Float>(
                 }
                 own[i] += total(sum);
             }
+            let b = of_channel(&replacements, channel, quads);
+            let k = of_channel(&keys, channel, quads);
             // sum over values of dS_after S_after = G (S + U^T B + V^T K)
             let mut sum = Quad::new(0.0);
             #[unroll]
@@ -402,6 +398,17 @@ pub(super) fn wkv7_backward<F: Float>(
     }
 }
 
+/// All tokens of a channel.
+#[cube]
+fn of_channel(tile: &SharedMemory<Quad>, channel: usize, #[comptime] quads: usize) -> Array<Quad> {
+    let mut tokens = Array::<Quad>::new(quads);
+    #[unroll]
+    for q in 0..quads {
+        tokens[q] = tile[channel * quads + q];
+    }
+    tokens
+}
+
 /// Where `between` holds element (`later`, `earlier`) of a matrix.
 fn at(matrix: usize, later: usize, earlier: usize, tokens: usize) -> usize {
     (matrix * tokens + later) * tokens + earlier
@@ -449,7 +456,7 @@ fn products(
     let share = unit / count;
     // Block 0 is (0, 0), 1 is (1, 0), 2 is (1, 1), as far as there are as many.
     let matrix = block % 4;
-    let later = (block / 4 + 1) / 2;
+    let later = (block + 4) / 8;
     let earlier = block / 8;
     if share < shares {
         let mut sums = Array::<Quad>::new(4usize);
@@ -464,10 +471,10 @@ fn products(
             } else {
                 full[channel * quads + later]
             };
-            let right = if matrix % 2 == 0 {
-                first[channel * quads + earlier]
-            } else {
+            let right = if matrix % 2 == 1 {
                 second[channel * quads + earlier]
+            } else {
+                first[channel * quads + earlier]
             };
             #[unroll]
             for c in 0..4usize {
@@ -487,7 +494,7 @@ fn products(
             sum += partial[share * count * 4 + i];
         }
         let block = i / 4;
-        let later = (block / 4 + 1) / 2 * 4 + i % 4;
+        let later = (block + 4) / 8 * 4 + i % 4;
         let earlier = block / 8 * 4;
         let to = (block % 4 * tokens + later) * tokens + earlier;
         #[unroll]

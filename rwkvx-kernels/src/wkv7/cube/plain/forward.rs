@@ -110,7 +110,7 @@ pub(super) fn wkv7_forward<F: Float>(
         for t in 0..tokens {
             let done = start + t - first;
             if comptime!(gives_output) {
-                if done % span == 0 {
+                if done / span * span == done {
                     let to = (sequence * spans + done / span) * plan.size * width + in_state;
                     #[unroll]
                     for j in 0..quads {

@@ -65,11 +65,9 @@ pub(super) fn forward<R: CubeRuntime>(
 /// Launches the backward kernel for the span from token `first`.
 pub(super) fn backward<R: CubeRuntime>(
     buffers: &Buffers<R>,
-    chunk_states: &CubeTensor<R>,
-    d_output: &CubeTensor<R>,
-    d_state_after: &CubeTensor<R>,
+    [chunk_states, d_output]: [&CubeTensor<R>; 2],
+    [d_state_after, d_state_before]: [&CubeTensor<R>; 2],
     to: &Gradients<R>,
-    d_state_before: &CubeTensor<R>,
     first: usize,
 ) {
     let [batch, time, heads, size] = buffers.dims;

@@ -15,9 +15,10 @@ use crate::cube::warp::{
     Pair, Warp, left_as_right_transposed, no_sums, sums_as_left, sums_as_right_transposed,
 };
 
-/// One cube of `2 size` units per (head, batch), for tokens `first ..` up to `first + span` or the end. Sequences are `[batch, time, heads, head_size]`;
-/// `states` holds the states before each chunk of this span, `[batch, heads, chunk, value, key]`; gradients of states are
-/// `[batch, heads, value, key]`.
+/// One cube of `2 size` units per (head, batch, span): span `first / span + z`. Sequences are `[batch, time, heads, head_size]`, states end in
+/// `[value, key]`; `states` holds those before each chunk of the launch's spans, `[batch, heads, z, chunk]`. `d_state_before` is `[batch, heads]`, and so is
+/// `d_state_after`, for the one span of the launch; if spans run in `parallel`, it is `[batch, heads, span]`, and the first span alone writes
+/// `d_state_before`.
 #[cube(launch_unchecked)]
 pub(super) fn wkv7_backward_tiled<F: Float, E: Float>(
     receptance: &Array<Vector<F, Const<4>>>,
@@ -41,6 +42,7 @@ pub(super) fn wkv7_backward_tiled<F: Float, E: Float>(
     first: usize,
     span: usize,
     #[comptime] plan: Plan,
+    #[comptime] parallel: bool,
     #[define(F, E)] _dtypes: [StorageType; 2],
 ) {
     let size = comptime!(plan.size);
@@ -53,6 +55,8 @@ pub(super) fn wkv7_backward_tiled<F: Float, E: Float>(
     let head = CUBE_POS_X as usize;
     let batch = CUBE_POS_Y as usize;
     let sequence = batch * heads + head;
+    let part = CUBE_POS_Z as usize;
+    let first = first + part * span;
     let end = min(first + span, time);
     let chunks = (end - first).div_ceil(TOKENS);
 
@@ -68,8 +72,12 @@ pub(super) fn wkv7_backward_tiled<F: Float, E: Float>(
 
     let own = warp.index * 8; // pairs before this warp's 16 channels
     let in_state = (warp.index * 16 + warp.group) * comptime!(size / 2) + warp.member;
-    let d_state_at = sequence * comptime!(size * size / 2) + in_state;
-    let mut d_state = load_state(d_state_after, d_state_at, size);
+    let mut from = sequence;
+    if comptime!(parallel) {
+        from = sequence * time.div_ceil(span) + first / span;
+    }
+    let from = from * comptime!(size * size / 2) + in_state;
+    let mut d_state = load_state(d_state_after, from, size);
 
     let mut rows = Rows::<F>::new(7usize);
     let last = first + (chunks - 1) * TOKENS;
@@ -111,7 +119,8 @@ pub(super) fn wkv7_backward_tiled<F: Float, E: Float>(
             let at = comptime!(tile) + (place.token + i) * stride + place.quad * 2;
             write(&mut d_lefts, at, rows.get(row::D_OUTPUT, i));
         }
-        let state_at = (sequence * (span / TOKENS) + chunk) * comptime!(size * size / 2) + in_state;
+        let state_at = (sequence * CUBE_COUNT_Z as usize + part) * (span / TOKENS) + chunk;
+        let state_at = state_at * comptime!(size * size / 2) + in_state;
         let state = load_state(states, state_at, size);
         #[unroll(unrolled)]
         for n in 0..comptime!(size / 8) {
@@ -358,7 +367,10 @@ pub(super) fn wkv7_backward_tiled<F: Float, E: Float>(
         sync_cube();
         columns.write_log_decays(d_log_decay, out_at - own, out_stride, end - start, size);
     }
-    store_state(&d_state, d_state_before, d_state_at, size);
+    if comptime!(!parallel) || first == 0 {
+        let to = sequence * comptime!(size * size / 2) + in_state;
+        store_state(&d_state, d_state_before, to, size);
+    }
 }
 
 /// Writes tiles `tile` and `tile + 1` of sums, `[token, channel]` of the warp's 16 channels, without the rows from `count` on; `at` and `stride` count
@@ -449,7 +461,7 @@ impl Columns {
             if token > 0 {
                 before = log_product(tiles, token - 1, channel, size);
             }
-            let growth = (-up_to).exp();
+            let growth = (Pair::<f32>::new(0.0) - up_to).exp();
             d_reads[i] = da * before.exp();
             d_reads[4 + i] = dr * up_to.exp();
             d_writes[i] = (db + through_b) * growth;

@@ -152,7 +152,8 @@ impl<E: Float> Tiles<E> {
         for i in 0..2usize {
             let up_to = before + rows.get(row::LOG_DECAY, i);
             let decay = up_to.exp();
-            let growth = (-up_to).exp();
+            // CUDA has no negative of a vector.
+            let growth = (Quad::new(0.0) - up_to).exp();
             self.log_products[(place.token + i) * width + place.quad] = up_to;
             let at = (place.token + i) * comptime!(stride(size)) + place.quad * 2;
             write(

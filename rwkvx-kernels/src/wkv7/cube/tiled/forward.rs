@@ -12,12 +12,15 @@ use crate::cube::warp::{
 };
 use crate::wkv7::cube::Writes;
 
-/// One cube of `2 size` units per (head, batch). Sequences are `[batch, time, heads, head_size]`. What `state_before` and `states` are, `writes` says:
+/// One cube of `2 size` units per (head, batch) or per (head, batch, span). Sequences are `[batch, time, heads, head_size]`, states end in
+/// `[value, key]`. The rest depends on `writes`; what it does not name is neither read nor written:
 ///
-/// * [`Writes::Output`]: all tokens, from `state_before`, `[batch, heads, value, key]`; `states` receives the state before every span,
-///   `[batch, heads, span, value, key]` in f32.
-/// * [`Writes::ChunkStates`]: tokens `first ..` of one span, from the span states in `state_before`; `states` receives the state before each of its
-///   chunks, `[batch, heads, chunk, value, key]` in the type of the tiles, and nothing else is written.
+/// * [`Writes::Output`]: all tokens from `state_before`, `[batch, heads]`. `states` receives the state before every span, `[batch, heads, span]`.
+/// * [`Writes::ChunkStates`]: span `first / span + z`, from `state_before`, `[batch, heads, span]`. `states` receives the state before each chunk of the
+///   launch's spans, `[batch, heads, z, chunk]`, in the type of the tiles.
+/// * [`Writes::SpanMaps`]: span `z / 2`, from zeros if `z` is even, else from the identity and with zero values. `states` receives the last states,
+///   `[batch, heads, span, 2]`: the second takes any state across the span, to which the first is added.
+/// * [`Writes::SpanOutputs`]: span `z`, from `state_before`, `[batch, heads, span]`.
 #[cube(launch_unchecked)]
 pub(super) fn wkv7_forward_tiled<F: Float, E: Float, S: Float>(
     receptance: &Array<Vector<F, Const<4>>>,
@@ -40,7 +43,8 @@ pub(super) fn wkv7_forward_tiled<F: Float, E: Float, S: Float>(
 ) {
     let size = comptime!(plan.size);
     let stride = comptime!(stride(size));
-    let gives_output = comptime!(writes == Writes::Output);
+    let gives_output = comptime!(matches!(writes, Writes::Output | Writes::SpanOutputs));
+    let is_map = comptime!(writes == Writes::SpanMaps);
     let steps = comptime!(size / 16);
     let unrolled = comptime!(!plan.emulated);
     let mut warp = Warp::new(comptime!(size / 16), plan.emulated);
@@ -57,14 +61,31 @@ pub(super) fn wkv7_forward_tiled<F: Float, E: Float, S: Float>(
 
     // Rows `16 warp ..` of the state.
     let in_state = (warp.index * 16 + warp.group) * comptime!(size / 2) + warp.member;
+    let part = CUBE_POS_Z as usize;
+    let mut first = first;
     let mut end = time;
-    let mut state_at = sequence * comptime!(size * size / 2) + in_state;
-    if comptime!(!gives_output) {
+    let mut index = sequence; // of the first state
+    let mut from_identity = false;
+    if comptime!(writes != Writes::Output) {
+        if comptime!(is_map) {
+            from_identity = part % 2 == 1;
+            first += part / 2 * span;
+        } else {
+            first += part * span;
+        }
         end = min(first + span, time);
-        state_at += (sequence * (spans - 1) + first / span) * comptime!(size * size / 2);
+        index = sequence * spans + first / span;
     }
     let chunks = (end - first).div_ceil(TOKENS);
-    let mut state = load_state(state_before, state_at, size);
+    let mut state = if comptime!(is_map) {
+        diagonal(&warp, select(from_identity, 1.0f32, 0.0f32), size)
+    } else {
+        load_state(
+            state_before,
+            index * comptime!(size * size / 2) + in_state,
+            size,
+        )
+    };
 
     let mut rows = Rows::<F>::new(6usize);
     load_rows(
@@ -105,15 +126,21 @@ pub(super) fn wkv7_forward_tiled<F: Float, E: Float, S: Float>(
             size,
         );
 
-        let done = start - first;
-        if comptime!(gives_output) {
-            if done % span == 0 {
+        if comptime!(writes == Writes::Output) {
+            let done = start - first;
+            if done / span * span == done {
                 let to = (sequence * spans + done / span) * comptime!(size * size / 2) + in_state;
                 store_state(&state, states, to, size);
             }
-        } else {
-            let to = (sequence * (span / TOKENS) + chunk) * comptime!(size * size / 2) + in_state;
-            store_state(&state, states, to, size);
+        }
+        if comptime!(writes == Writes::ChunkStates) {
+            let chunk = (sequence * CUBE_COUNT_Z as usize + part) * (span / TOKENS) + chunk;
+            store_state(
+                &state,
+                states,
+                chunk * comptime!(size * size / 2) + in_state,
+                size,
+            );
         }
         sync_cube();
 
@@ -147,7 +174,13 @@ pub(super) fn wkv7_forward_tiled<F: Float, E: Float, S: Float>(
         );
         sync_cube();
 
-        let v = warp.left_transposed(&tiles.values, warp.index * 8, stride, 0usize);
+        let mut v = warp.left_transposed(&tiles.values, warp.index * 8, stride, 0usize);
+        if comptime!(is_map) {
+            #[unroll]
+            for i in 0..4usize {
+                v[i] = select(from_identity, Pair::<E>::new(E::new(0.0)), v[i]);
+            }
+        }
         #[unroll(unrolled)]
         for half in 0..2usize {
             let at = MATRIX + 8 * half * TOKEN_STRIDE;
@@ -196,9 +229,32 @@ pub(super) fn wkv7_forward_tiled<F: Float, E: Float, S: Float>(
         }
         decay_columns(&warp, &tiles.decays, &mut state, size);
     }
-    if comptime!(gives_output) {
-        store_state(&state, state_after, state_at, size);
+    if comptime!(is_map) {
+        let to = (index * 2 + part % 2) * comptime!(size * size / 2) + in_state;
+        store_state(&state, states, to, size);
     }
+    if comptime!(gives_output) {
+        let to = sequence * comptime!(size * size / 2) + in_state;
+        if end == time {
+            store_state(&state, state_after, to, size);
+        }
+    }
+}
+
+/// `number` on the diagonal.
+#[cube]
+fn diagonal(warp: &Warp, number: f32, #[comptime] size: usize) -> Array<Pair<f32>> {
+    let mut state = Array::<Pair<f32>>::new(comptime!(size / 4));
+    #[unroll]
+    for i in 0..comptime!(size / 4) {
+        let row = warp.index * 16 + warp.group + comptime!(i % 2 * 8);
+        let column = 2 * warp.member + comptime!(i / 2 * 8);
+        let mut pair = Pair::<f32>::new(0.0);
+        pair[0] = select(column == row, number, 0.0f32);
+        pair[1] = select(column + 1 == row, number, 0.0f32);
+        state[i] = pair;
+    }
+    state
 }
 
 /// Starts to load the inputs of the chunk from token `start`.

@@ -7,6 +7,7 @@
 mod backward;
 mod chunk;
 mod forward;
+mod spans;
 
 use burn::tensor::DType;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
@@ -18,6 +19,7 @@ use super::{Buffers, Gradients, Writes};
 use backward::wkv7_backward_tiled;
 pub(super) use chunk::TOKENS;
 use forward::wkv7_forward_tiled;
+use spans::{JOINED_ROWS, wkv7_join_spans, wkv7_span_gradient_tiled};
 
 /// How a kernel is cut; part of its identity, so that each combination is compiled once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,13 +61,15 @@ impl Tiles {
     }
 }
 
-/// Launches the forward kernel; `to` is output, last state and states. `first` is the span's for [`Writes::ChunkStates`] and else 0.
+/// Launches the forward kernel with `parts` cubes per head; `to` is output, last state and states. `first` is that of the first span for
+/// [`Writes::ChunkStates`] and else 0.
 pub(super) fn forward<R: CubeRuntime>(
     buffers: &Buffers<R>,
     tiles: Tiles,
     state_before: &CubeTensor<R>,
     to: [&CubeTensor<R>; 3],
     first: usize,
+    parts: usize,
     writes: Writes,
 ) {
     let [batch, time, heads, size] = buffers.dims;
@@ -74,7 +78,7 @@ pub(super) fn forward<R: CubeRuntime>(
     unsafe {
         wkv7_forward_tiled::launch_unchecked::<R>(
             &buffers.receptance.client,
-            CubeCount::Static(heads as u32, batch as u32, 1),
+            CubeCount::Static(heads as u32, batch as u32, parts as u32),
             CubeDim::new_1d(2 * size as u32),
             buffers.receptance.clone().into_array_arg(),
             buffers.log_decay.clone().into_array_arg(),
@@ -101,23 +105,22 @@ pub(super) fn forward<R: CubeRuntime>(
     }
 }
 
-/// Launches the backward kernel for the span from token `first`.
+/// Launches the backward kernel for `parts` spans from token `first` on. If spans run in parallel, `d_state_after` has one per span.
 pub(super) fn backward<R: CubeRuntime>(
     buffers: &Buffers<R>,
     tiles: Tiles,
-    chunk_states: &CubeTensor<R>,
-    d_output: &CubeTensor<R>,
-    d_state_after: &CubeTensor<R>,
+    [chunk_states, d_output]: [&CubeTensor<R>; 2],
+    [d_state_after, d_state_before]: [&CubeTensor<R>; 2],
     to: &Gradients<R>,
-    d_state_before: &CubeTensor<R>,
     first: usize,
+    parts: usize,
 ) {
     let [batch, time, heads, size] = buffers.dims;
     // SAFETY: as in `forward`.
     unsafe {
         wkv7_backward_tiled::launch_unchecked::<R>(
             &buffers.receptance.client,
-            CubeCount::Static(heads as u32, batch as u32, 1),
+            CubeCount::Static(heads as u32, batch as u32, parts as u32),
             CubeDim::new_1d(2 * size as u32),
             buffers.receptance.clone().into_array_arg(),
             buffers.log_decay.clone().into_array_arg(),
@@ -140,7 +143,68 @@ pub(super) fn backward<R: CubeRuntime>(
             first,
             buffers.span,
             tiles.plan(size),
+            buffers.parts > 1,
             [buffers.dtype.into(), tiles.dtype.into()],
+        );
+    }
+}
+
+/// Launches the gradients of the spans' first states, if those of their last are zero.
+pub(super) fn span_gradients<R: CubeRuntime>(
+    buffers: &Buffers<R>,
+    tiles: Tiles,
+    d_output: &CubeTensor<R>,
+    to: &CubeTensor<R>,
+) {
+    let [batch, time, heads, size] = buffers.dims;
+    let spans = time.div_ceil(buffers.span);
+    // SAFETY: as in `forward`.
+    unsafe {
+        wkv7_span_gradient_tiled::launch_unchecked::<R>(
+            &buffers.receptance.client,
+            CubeCount::Static(heads as u32, batch as u32, spans as u32),
+            CubeDim::new_1d(2 * size as u32),
+            buffers.receptance.clone().into_array_arg(),
+            buffers.log_decay.clone().into_array_arg(),
+            buffers.key.clone().into_array_arg(),
+            buffers.value.clone().into_array_arg(),
+            buffers.removal.clone().into_array_arg(),
+            buffers.replacement.clone().into_array_arg(),
+            d_output.clone().into_array_arg(),
+            to.clone().into_array_arg(),
+            time,
+            heads,
+            buffers.span,
+            tiles.plan(size),
+            [buffers.dtype.into(), tiles.dtype.into()],
+        );
+    }
+}
+
+/// Launches the recurrence over spans, on gradients of states `backwards`.
+pub(super) fn join_spans<R: CubeRuntime>(
+    buffers: &Buffers<R>,
+    from: &CubeTensor<R>,
+    maps: &CubeTensor<R>,
+    added: &CubeTensor<R>,
+    to: &CubeTensor<R>,
+    backwards: bool,
+) {
+    let [batch, time, heads, size] = buffers.dims;
+    let cubes = CubeCount::Static((size / JOINED_ROWS) as u32, (batch * heads) as u32, 1);
+    // SAFETY: as in `forward`.
+    unsafe {
+        wkv7_join_spans::launch_unchecked::<R>(
+            &from.client,
+            cubes,
+            CubeDim::new_1d(size as u32),
+            from.clone().into_array_arg(),
+            maps.clone().into_array_arg(),
+            added.clone().into_array_arg(),
+            to.clone().into_array_arg(),
+            time.div_ceil(buffers.span),
+            size,
+            backwards,
         );
     }
 }

@@ -1,0 +1,16 @@
+//! The operators under Burn's fusion give what they give without.
+
+use crate::support::Native;
+use crate::{time_mix, wkv7_golden};
+
+type Fused = Native<burn_fusion::Fusion<crate::Vulkan>>;
+
+#[test]
+fn wkv7() {
+    wkv7_golden::two_sequences_of_50_tokens::<Fused>();
+}
+
+#[test]
+fn time_mix() {
+    time_mix::outputs_and_gradients_are_those_of_the_equations::<Fused>();
+}
