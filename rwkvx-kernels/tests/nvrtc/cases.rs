@@ -35,7 +35,7 @@ fn wkv7_cases(dtype: DType, head_size: usize, cases: &mut Vec<Case>) {
     };
     for (what, [batch, time, heads]) in [
         ("one token", [8, 1, 40]),
-        ("forward", [4, 1024, 8]),
+        ("forward", [4, 1024, 40]),
         ("forward, one long sequence", [1, 65536, 12]),
     ] {
         let dims = [batch, time, heads, head_size];
@@ -54,7 +54,7 @@ fn wkv7_cases(dtype: DType, head_size: usize, cases: &mut Vec<Case>) {
         );
     }
     for (what, [batch, time, heads]) in [
-        ("backward", [4, 1024, 8]),
+        ("backward", [4, 1024, 40]),
         ("backward, ragged length", [2, 1001, 8]),
         ("backward, one long sequence", [1, 65536, 12]),
     ] {
