@@ -294,3 +294,45 @@ crate::on_all_bodies!(
     gradients_are_the_slopes_of_the_plain_recurrence,
     frozen_inputs_get_no_gradient_and_change_no_other,
 );
+
+#[cfg(feature = "vulkan")]
+#[test]
+fn sequences_in_f16_are_read_as_they_are() {
+    use burn::tensor::DType;
+
+    let arrays = inputs([2, 37, 2, 64], 7);
+    let weights = arrays[0].clone().map(|x| (3.0 * x).sin());
+    // Output, then the gradients of the sequences, from the same numbers in either type.
+    let run = |dtype| -> Vec<Array> {
+        let leaves: Vec<Tensor<Autodiff<crate::Vulkan>, 4>> = arrays[..6]
+            .iter()
+            .map(|array| array.tensor().cast(DType::F16).cast(dtype).require_grad())
+            .collect();
+        let [receptance, log_decay, key, value, removal, replacement] =
+            leaves.clone().try_into().expect("six sequences");
+        let output = rwkvx_kernels::wkv7(Wkv7Inputs {
+            receptance,
+            log_decay,
+            key,
+            value,
+            removal,
+            replacement,
+            state: None,
+        })
+        .output;
+        assert_eq!(output.dtype(), dtype);
+        let gradients = (output.clone().cast(DType::F32) * weights.tensor())
+            .sum()
+            .backward();
+        let gradients = leaves
+            .iter()
+            .map(|leaf| Array::of(leaf.grad(&gradients).expect("tracked")));
+        std::iter::once(Array::of(output.inner()))
+            .chain(gradients)
+            .collect()
+    };
+    // What differs is the rounding of the results, and of the gradient of the output.
+    for (found, expected) in run(DType::F16).iter().zip(&run(DType::F32)) {
+        assert_close("f16", found, expected, 1e-3);
+    }
+}
