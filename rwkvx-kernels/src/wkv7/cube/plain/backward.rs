@@ -208,6 +208,7 @@ pub(super) fn wkv7_backward<F: Float>(
                         dv[q] += g * keys[i * quads + q];
                     }
                 }
+                no_further_ahead(unrolled);
             }
             let v = of_channel(&values, channel, quads);
             let mut u_t = Array::<f32>::new(tokens);
@@ -221,6 +222,7 @@ pub(super) fn wkv7_backward<F: Float>(
                         * v[comptime!(s / 4)][comptime!(s % 4)];
                 }
                 u_t[t] = sum;
+                no_further_ahead(unrolled);
             }
             let dy = of_channel(&d_outputs, channel, quads);
             let mut dx_t = Array::<f32>::new(tokens);
@@ -244,6 +246,7 @@ pub(super) fn wkv7_backward<F: Float>(
                 if start + t < end {
                     d_value[first_at + t * stride] = F::cast_from(d_value_t);
                 }
+                no_further_ahead(unrolled);
             }
             #[unroll]
             for q in 0..quads {
@@ -261,18 +264,23 @@ pub(super) fn wkv7_backward<F: Float>(
             let decay = decays[tokens];
             let column_at = state_at + channel / 4 * 4 * size + channel % 4;
             #[unroll(unrolled)]
-            for i in 0..size {
-                let g = own[i] * decay;
-                own[i] = g;
-                let s = states[column_at + i * 4];
-                d_log += g * s;
-                let s = Quad::cast_from(s);
-                let g = Quad::cast_from(g);
+            for i4 in 0..comptime!(size / 4) {
                 #[unroll]
-                for q in 0..quads {
-                    dr[q] += s * d_outputs[i * quads + q];
-                    dk[q] += g * values[i * quads + q];
+                for c in 0..4usize {
+                    let i = i4 * 4 + c;
+                    let g = own[i] * decay;
+                    own[i] = g;
+                    let s = states[column_at + i * 4];
+                    d_log += g * s;
+                    let s = Quad::cast_from(s);
+                    let g = Quad::cast_from(g);
+                    #[unroll]
+                    for q in 0..quads {
+                        dr[q] += s * d_outputs[i * quads + q];
+                        dk[q] += g * values[i * quads + q];
+                    }
                 }
+                no_further_ahead(unrolled);
             }
         }
         sync_cube();
@@ -292,14 +300,19 @@ pub(super) fn wkv7_backward<F: Float>(
             let dy = of_channel(&d_outputs, channel, quads);
             let dx = of_channel(&d_reads, channel, quads);
             #[unroll(unrolled)]
-            for i in 0..size {
-                let mut sum = Quad::new(0.0);
+            for i4 in 0..comptime!(size / 4) {
                 #[unroll]
-                for q in 0..quads {
-                    sum += dy[q] * receptances[i * quads + q];
-                    sum += dx[q] * removals[i * quads + q];
+                for c in 0..4usize {
+                    let i = i4 * 4 + c;
+                    let mut sum = Quad::new(0.0);
+                    #[unroll]
+                    for q in 0..quads {
+                        sum += dy[q] * receptances[i * quads + q];
+                        sum += dx[q] * removals[i * quads + q];
+                    }
+                    own[i] += total(sum);
                 }
-                own[i] += total(sum);
+                no_further_ahead(unrolled);
             }
         } else {
             let r = of_channel(&receptances, channel, quads);
@@ -313,19 +326,24 @@ pub(super) fn wkv7_backward<F: Float>(
             }
             let column_at = state_at + channel / 4 * 4 * size + channel % 4;
             #[unroll(unrolled)]
-            for i in 0..size {
-                let s = Quad::cast_from(states[column_at + i * 4]);
-                let g = Quad::cast_from(own[i]);
-                let mut sum = Quad::new(0.0);
+            for i4 in 0..comptime!(size / 4) {
                 #[unroll]
-                for q in 0..quads {
-                    let d_read = d_reads[i * quads + q];
-                    da[q] += s * d_read;
-                    db[q] += g * removed[i * quads + q];
-                    sum += r[q] * d_outputs[i * quads + q];
-                    sum += a[q] * d_read;
+                for c in 0..4usize {
+                    let i = i4 * 4 + c;
+                    let s = Quad::cast_from(states[column_at + i * 4]);
+                    let g = Quad::cast_from(own[i]);
+                    let mut sum = Quad::new(0.0);
+                    #[unroll]
+                    for q in 0..quads {
+                        let d_read = d_reads[i * quads + q];
+                        da[q] += s * d_read;
+                        db[q] += g * removed[i * quads + q];
+                        sum += r[q] * d_outputs[i * quads + q];
+                        sum += a[q] * d_read;
+                    }
+                    own[i] += total(sum);
+                    no_further_ahead(unrolled);
                 }
-                own[i] += total(sum);
             }
             let b = of_channel(&replacements, channel, quads);
             let k = of_channel(&keys, channel, quads);
@@ -384,6 +402,7 @@ pub(super) fn wkv7_backward<F: Float>(
                     d_key[at] = F::cast_from(dk_t / up_to);
                 }
                 d_log += a_t * da_t;
+                no_further_ahead(unrolled);
             }
         }
         // The next chunk's products must not start before these are read.
@@ -395,6 +414,14 @@ pub(super) fn wkv7_backward<F: Float>(
         for i in 0..size {
             d_state_before[d_state_at + channel * size + i] = own[i];
         }
+    }
+}
+
+/// Keeps the compiler from loading what comes after this before it, which it does over written-out loops until it runs out of registers.
+#[cube]
+fn no_further_ahead(#[comptime] unrolled: bool) {
+    if comptime!(unrolled) {
+        sync_plane();
     }
 }
 
