@@ -13,9 +13,10 @@ const REGISTERS: u32 = 64 * 1024;
 /// Bytes per thread that any kernel may spill: far from the limit of registers, ptxas parks a number or two if that lets another block in.
 const PARKED: usize = 16;
 
-/// Kernels that may spill more, by name, threads and bytes. The plain backward pass holds 64 or 128 numbers of the state's gradient per
+/// Kernels that may spill more, by name, threads and bytes. The plain backward pass holds 32, 64 or 128 numbers of the state's gradient per
 /// thread; on CUDA the tiled one takes its place in bf16.
-const SPILLING: [(&str, u32, usize); 2] = [
+const SPILLING: [(&str, u32, usize); 3] = [
+    ("wkv7_backward_f_", 64, 32),
     ("wkv7_backward_f_", 128, 128),
     ("wkv7_backward_f_", 256, 1600),
 ];
