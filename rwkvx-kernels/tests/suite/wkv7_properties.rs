@@ -205,6 +205,7 @@ fn gradients_at_ragged_lengths_are_those_of_the_definition<O: Operators>() {
         [2, 16, 1, 32],
         [1, 17, 3, 64],
         [1, 50, 1, 20],
+        [1, 9, 1, 128],
     ] {
         let arrays = inputs(dims, 4);
         for through in [Through::Output, Through::State, Through::Both] {

@@ -447,14 +447,11 @@ fn blocks(tokens: usize) -> usize {
     4 * quads * (quads + 1) / 2
 }
 
-/// How many shares the channels are cut into, so that all units have one block of one share.
+/// How many shares the channels are cut into: a power of two, so many that a unit has at most one block of one share, and no more than 32, as their
+/// sums must fit into 32 KiB beside the tiles.
 fn shares(size: usize, tokens: usize) -> usize {
-    (2 * size / blocks(tokens)).next_power_of_two()
-        / if (2 * size / blocks(tokens)).is_power_of_two() {
-            1
-        } else {
-            2
-        }
+    let most = (2 * size / blocks(tokens)).min(32);
+    1 << most.ilog2()
 }
 
 /// Room for the shares of all blocks.
