@@ -229,7 +229,7 @@ fn bench_decode(c: &mut Criterion) {
 
 /// A cache of `held` random tokens with room for what a measurement appends.
 fn filled_cache<B: KernelBackend>(shape: ChunkTopK, held: usize) -> KvCache<B> {
-    let mut cache = KvCache::new(1, 12, 64, shape, &Default::default());
+    let mut cache = KvCache::new(1, 12, 64, shape, &B::Device::default());
     cache.reserve(held + 64 * 1024);
     for _ in (0..held).step_by(2048) {
         let [q, k, v] = [0; 3].map(|_| normal::<B>([1, 2048, 12, 64]));

@@ -179,10 +179,39 @@ where
 {
     const WKV7_GRADIENT: Option<Wkv7Gradient<Self>> = Some(wkv7::cube::gradient());
 
+    const ATTENTION_GRADIENT: Option<AttentionGradient<Self>> =
+        Some(sparse_attention::cube::gradient());
+
     const TIME_MIX_BACKWARD: Option<TimeMixBackward<Self>> = Some(time_mix::cube::backward());
 
     fn wkv7(inputs: Wkv7Inputs<Self>) -> Wkv7Output<Self> {
         wkv7::cube::wkv7(inputs)
+    }
+
+    fn sparse_attention(
+        query: Tensor<Self, 4>,
+        key: Tensor<Self, 4>,
+        value: Tensor<Self, 4>,
+        shape: ChunkTopK,
+    ) -> Tensor<Self, 4> {
+        sparse_attention::cube::sparse_attention(query, key, value, shape)
+    }
+
+    fn mean_rows(
+        buffer: &Tensor<Self, 4>,
+        chunks: Range<usize>,
+        chunk_size: usize,
+    ) -> Tensor<Self, 4> {
+        sparse_attention::cube::mean_rows(buffer, chunks, chunk_size)
+    }
+
+    fn attend_cached(
+        query: Tensor<Self, 4>,
+        start: usize,
+        rows: &CachedRows<Self>,
+        shape: ChunkTopK,
+    ) -> Tensor<Self, 4> {
+        sparse_attention::cube::attend_cached(query, start, rows, shape)
     }
 
     fn token_shift(

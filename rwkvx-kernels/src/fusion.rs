@@ -2,7 +2,7 @@
 //!
 //! Fusion queues operations and looks for some to merge. Ours are fused by hand already, so each runs on the inner backend at once: its
 //! inputs are resolved, which runs what was queued for them, and its results enter the queue as new tensors. What has no body here is
-//! tensor operations, which fusion sees as any others; so is the gradient of the sparse attention.
+//! tensor operations, which fusion sees as any others.
 
 use std::ops::Range;
 
@@ -13,7 +13,9 @@ use burn_fusion::{Fusion, FusionBackend, NoOp, get_client};
 use burn_ir::{InitOperationIr, OperationIr};
 
 use crate::KernelBackend;
-use crate::sparse_attention::{CachedRows, ChunkTopK};
+use crate::sparse_attention::{
+    AttentionGradient, AttentionGrads, AttentionInputs, CachedRows, ChunkTopK,
+};
 use crate::time_mix::{KeyInputs, Keys, OutputInputs, ShiftGrads, TimeMixBackward, ValueInputs};
 use crate::wkv7::{Wkv7Gradient, Wkv7Grads, Wkv7Inputs, Wkv7Output};
 
@@ -41,6 +43,27 @@ impl<B: KernelBackend + FusionBackend> KernelBackend for Fusion<B> {
                     removal: outer(grads.removal),
                     replacement: outer(grads.replacement),
                     state: outer(grads.state),
+                }
+            },
+        }),
+        None => None,
+    };
+
+    const ATTENTION_GRADIENT: Option<AttentionGradient<Self>> = match B::ATTENTION_GRADIENT {
+        Some(_) => Some(AttentionGradient {
+            forward: |inputs| {
+                let forward = attention_gradient::<B>().forward;
+                let (output, saved) = forward(&inner_attention(inputs));
+                (outer(output), outer(saved))
+            },
+            backward: |inputs, output, saved, d_output| {
+                let backward = attention_gradient::<B>().backward;
+                let inputs = inner_attention(inputs);
+                let grads = backward(&inputs, inner(output), inner(saved), inner(d_output));
+                AttentionGrads {
+                    query: outer(grads.query),
+                    key: outer(grads.key),
+                    value: outer(grads.value),
                 }
             },
         }),
@@ -186,6 +209,11 @@ fn wkv7_gradient<B: KernelBackend>() -> Wkv7Gradient<B> {
 }
 
 /// Called only where the constant is set.
+fn attention_gradient<B: KernelBackend>() -> AttentionGradient<B> {
+    B::ATTENTION_GRADIENT.expect("the inner backend has hand-written passes")
+}
+
+/// Called only where the constant is set.
 fn time_mix_backward<B: KernelBackend>() -> TimeMixBackward<B> {
     B::TIME_MIX_BACKWARD.expect("the inner backend has hand-written passes")
 }
@@ -233,6 +261,15 @@ fn inner_wkv7<B: FusionBackend>(inputs: Wkv7Inputs<Fusion<B>>) -> Wkv7Inputs<B> 
         removal: inner(inputs.removal),
         replacement: inner(inputs.replacement),
         state: inputs.state.map(inner),
+    }
+}
+
+fn inner_attention<B: FusionBackend>(inputs: &AttentionInputs<Fusion<B>>) -> AttentionInputs<B> {
+    AttentionInputs {
+        query: inner(inputs.query.clone()),
+        key: inner(inputs.key.clone()),
+        value: inner(inputs.value.clone()),
+        shape: inputs.shape,
     }
 }
 

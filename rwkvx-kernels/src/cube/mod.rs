@@ -11,7 +11,7 @@ use burn_cubecl::{
     BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement, kernel::into_contiguous,
     tensor::CubeTensor,
 };
-use cubecl::prelude::{Const, Vector};
+use cubecl::prelude::*;
 
 /// Four values that are loaded, computed and stored together.
 pub(crate) type Quad = Vector<f32, Const<4>>;
@@ -67,4 +67,17 @@ pub(crate) fn allocate<R: CubeRuntime>(
 /// A new buffer of the shape and type of `like`; its contents are undefined.
 pub(crate) fn allocate_like<R: CubeRuntime>(like: &CubeTensor<R>) -> CubeTensor<R> {
     allocate(like, like.shape(), like.dtype())
+}
+
+/// The sum of all values of `lanes` neighbouring units, which each of them receives.
+#[cube]
+pub(crate) fn sum_over_lanes(quad: Quad, #[comptime] lanes: usize) -> f32 {
+    let mut sum = (quad[0] + quad[1]) + (quad[2] + quad[3]);
+    if comptime!(lanes > 1) {
+        sum += plane_shuffle_xor(sum, 1);
+    }
+    if comptime!(lanes > 2) {
+        sum += plane_shuffle_xor(sum, 2);
+    }
+    sum
 }

@@ -1,6 +1,6 @@
 //! Keys, values and chunk means of the tokens so far.
 
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::{DType, Tensor, TensorCreationOptions, backend::Backend};
 
 use super::{ChunkTopK, check_sequences};
 use crate::{KernelBackend, shapes};
@@ -29,14 +29,15 @@ pub struct KvCache<B: Backend> {
     heads: usize,
     head_size: usize,
     shape: ChunkTopK,
-    device: B::Device,
+    /// Of keys and values.
+    options: TensorCreationOptions<B>,
     len: usize,
     /// `None` until the first token.
     rows: Option<CachedRows<B>>,
 }
 
 impl<B: KernelBackend> KvCache<B> {
-    /// An empty cache.
+    /// An empty cache on a device, `&device`, for keys and values of a type of one's own, `(&device, dtype)`, or the device's default.
     ///
     /// # Panics
     /// If a size is zero.
@@ -45,7 +46,7 @@ impl<B: KernelBackend> KvCache<B> {
         heads: usize,
         head_size: usize,
         shape: ChunkTopK,
-        device: &B::Device,
+        options: impl Into<TensorCreationOptions<B>>,
     ) -> Self {
         shape.check();
         assert!(
@@ -57,7 +58,7 @@ impl<B: KernelBackend> KvCache<B> {
             heads,
             head_size,
             shape,
-            device: device.clone(),
+            options: options.into(),
             len: 0,
             rows: None,
         }
@@ -116,8 +117,9 @@ impl<B: KernelBackend> KvCache<B> {
         let start = self.len;
         let rows = self.rows.take();
         let mut rows = self.grown(rows, start + time);
-        rows.keys = B::write_rows(rows.keys, start, key);
-        rows.values = B::write_rows(rows.values, start, value);
+        let dtype = rows.keys.dtype();
+        rows.keys = B::write_rows(rows.keys, start, key.cast(dtype));
+        rows.values = B::write_rows(rows.values, start, value.cast(dtype));
         self.len += time;
         rows.means = self.with_new_means(rows.means, &rows.keys, start);
         let output = B::attend_cached(query, start, &rows, self.shape);
@@ -131,8 +133,8 @@ impl<B: KernelBackend> KvCache<B> {
         let Some(rows) = rows else {
             let time = tokens.next_multiple_of(self.shape.chunk_size);
             return CachedRows {
-                keys: self.zeros(time),
-                values: self.zeros(time),
+                keys: self.zeros(time, self.options.clone()),
+                values: self.zeros(time, self.options.clone()),
                 means: None,
             };
         };
@@ -165,7 +167,7 @@ impl<B: KernelBackend> KvCache<B> {
         let buffer = match means {
             Some(buffer) if buffer.dims()[2] >= complete => buffer,
             Some(buffer) => self.moved(buffer, old, complete.max(2 * old)),
-            None => self.zeros(complete),
+            None => self.zeros(complete, (&self.options.device, DType::F32)),
         };
         Some(B::write_rows(buffer, old, new_means))
     }
@@ -174,7 +176,8 @@ impl<B: KernelBackend> KvCache<B> {
     fn moved(&self, buffer: Tensor<B, 4>, held: usize, capacity: usize) -> Tensor<B, 4> {
         /// Rows at a time: what lies between the two buffers stays small.
         const BLOCK: usize = 4096;
-        let mut target = self.zeros(capacity);
+        let options = (&self.options.device, buffer.dtype());
+        let mut target = self.zeros(capacity, options);
         for from in (0..held).step_by(BLOCK) {
             let to = held.min(from + BLOCK);
             let rows = buffer
@@ -185,10 +188,7 @@ impl<B: KernelBackend> KvCache<B> {
         target
     }
 
-    fn zeros(&self, capacity: usize) -> Tensor<B, 4> {
-        Tensor::zeros(
-            [self.batch, self.heads, capacity, self.head_size],
-            &self.device,
-        )
+    fn zeros(&self, capacity: usize, options: impl Into<TensorCreationOptions<B>>) -> Tensor<B, 4> {
+        Tensor::zeros([self.batch, self.heads, capacity, self.head_size], options)
     }
 }

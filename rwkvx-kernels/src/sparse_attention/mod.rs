@@ -12,6 +12,8 @@ pub(crate) mod autodiff;
 mod cache;
 #[cfg(feature = "cpu")]
 pub(crate) mod cpu;
+#[cfg(feature = "cube")]
+pub(crate) mod cube;
 pub(crate) mod reference;
 
 pub use cache::{CachedRows, KvCache};

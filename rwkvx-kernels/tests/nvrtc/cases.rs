@@ -5,7 +5,7 @@ use burn::tensor::{DType, Tensor, backend::Backend};
 use rwkvx_kernels::{Wkv7Inputs, Wkv7Output, wkv7};
 
 use crate::guard::{GuardDevice, GuardRuntime};
-use crate::time_mix;
+use crate::{attention, time_mix};
 
 pub(crate) type Guard = burn_cubecl::CubeBackend<GuardRuntime, f32, i32, u8>;
 type Train = Autodiff<Guard>;
@@ -22,6 +22,7 @@ pub(crate) fn all() -> Vec<Case> {
     for dtype in [DType::F32, DType::BF16, DType::F16] {
         for head_size in [32, 64, 128] {
             wkv7_cases(dtype, head_size, &mut cases);
+            attention::cases(dtype, head_size, &mut cases);
         }
         time_mix::cases(dtype, &mut cases);
     }

@@ -2,6 +2,7 @@
 //!
 //! `scripts/nvrtc` fetches the compiler and runs this. `NVRTC_REPORT=FILE.json` writes the table for programs too.
 
+mod attention;
 mod cases;
 mod faulty;
 mod guard;

@@ -75,7 +75,7 @@ fn choices_are_those_of_the_golden_mask<O: Operators>() {
     }
 }
 
-fn several_chunks_per_query<O: Operators>() {
+pub(crate) fn several_chunks_per_query<O: Operators>() {
     check::<O>("attention");
 }
 

@@ -30,7 +30,7 @@ impl<B: KernelBackend> Case<B> {
 
     fn empty_cache(&self) -> KvCache<B> {
         let [batch, _, heads, size] = self.dims;
-        KvCache::new(batch, heads, size, self.shape, &Default::default())
+        KvCache::new(batch, heads, size, self.shape, &B::Device::default())
     }
 
     /// Feeds tokens `from..to`.
@@ -162,8 +162,8 @@ fn memory_grows_with_the_tokens_and_reserving_comes_first<B: KernelBackend>() {
 }
 
 macro_rules! on_backends {
-    ($($module:ident: $backend:ty),+) => {
-        $(mod $module {
+    ($($(#[$feature:meta])? $module:ident: $backend:ty),+ $(,)?) => {
+        $($(#[$feature])? mod $module {
             #[test] fn every_cut_in_two_gives_the_whole() { super::every_cut_in_two_gives_the_whole::<$backend>() }
             #[test] fn token_by_token_gives_the_whole() { super::token_by_token_gives_the_whole::<$backend>() }
             #[test] fn pieces_of_mixed_lengths_give_the_whole() { super::pieces_of_mixed_lengths_give_the_whole::<$backend>() }
@@ -179,5 +179,9 @@ macro_rules! on_backends {
 on_backends!(
     flex: burn_flex::Flex,
     ndarray: burn_ndarray::NdArray<f32>,
-    default_bodies: burn::backend::Autodiff<burn_flex::Flex>
+    default_bodies: burn::backend::Autodiff<burn_flex::Flex>,
+    #[cfg(feature = "cuda")]
+    cuda: burn::backend::Cuda,
+    #[cfg(feature = "vulkan")]
+    vulkan: crate::Vulkan,
 );

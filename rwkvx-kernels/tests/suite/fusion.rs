@@ -1,13 +1,18 @@
 //! The operators under Burn's fusion give what they give without.
 
 use crate::support::Native;
-use crate::{time_mix, wkv7_golden};
+use crate::{attention_golden, time_mix, wkv7_golden};
 
 type Fused = Native<burn_fusion::Fusion<crate::Vulkan>>;
 
 #[test]
 fn wkv7() {
     wkv7_golden::two_sequences_of_50_tokens::<Fused>();
+}
+
+#[test]
+fn sparse_attention() {
+    attention_golden::several_chunks_per_query::<Fused>();
 }
 
 #[test]

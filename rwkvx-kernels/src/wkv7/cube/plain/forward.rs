@@ -6,7 +6,7 @@
 
 use cubecl::prelude::*;
 
-use crate::cube::Quad;
+use crate::cube::{Quad, sum_over_lanes};
 use crate::wkv7::cube::Writes;
 
 /// How the kernel is cut; part of its identity, so that each combination is compiled once.
@@ -154,17 +154,4 @@ pub(super) fn wkv7_forward<F: Float>(
             state_after[state_at + j * plan.lanes] = state[j];
         }
     }
-}
-
-/// The sum of all values of `lanes` neighbouring units, which each of them receives.
-#[cube]
-fn sum_over_lanes(quad: Quad, #[comptime] lanes: usize) -> f32 {
-    let mut sum = (quad[0] + quad[1]) + (quad[2] + quad[3]);
-    if comptime!(lanes > 1) {
-        sum += plane_shuffle_xor(sum, 1);
-    }
-    if comptime!(lanes > 2) {
-        sum += plane_shuffle_xor(sum, 2);
-    }
-    sum
 }

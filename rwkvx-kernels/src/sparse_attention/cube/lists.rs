@@ -1,0 +1,291 @@
+//! For each chunk the list of the queries that chose it, in rising order.
+//!
+//! Choices are sorted block by block, by chunk and then by query; then every chunk's parts of the blocks are put together. All positions
+//! follow from counts, so no two units ever race for one.
+//!
+//! A slot is one choice of one query, `query * slots + choice`; lists hold slots. Each chunk's list starts at a multiple of the tile that
+//! the attention works on, so that a tile belongs to one chunk.
+
+use burn::tensor::DType;
+use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
+use cubecl::prelude::*;
+
+use super::sizes::Sizes;
+use crate::cube::allocate;
+
+/// Choices that are sorted together, and so most chunks that a query may choose.
+const SORTED: usize = 2048;
+
+/// Units of a cube.
+const UNITS: usize = 256;
+
+/// The lists of some sequences. With `tiles` the number of tiles that there is room for:
+pub(super) struct Lists<R: CubeRuntime> {
+    /// `[sequence, tiles * tile]`, u32; what lies between two lists is undefined.
+    pub(super) slots: CubeTensor<R>,
+    /// Where each chunk's list starts, and after the last where the tiles end: `[sequence, chunks + 1]`, u32.
+    pub(super) starts: CubeTensor<R>,
+    /// Length of each chunk's list, `[sequence, chunks]`, u32.
+    pub(super) lengths: CubeTensor<R>,
+    /// The chunk of each tile, `[sequence, tiles]`, u32; undefined from where the tiles end.
+    pub(super) chunks: CubeTensor<R>,
+}
+
+impl<R: CubeRuntime> Lists<R> {
+    /// From the choices in `saved` `[sequence, query, 1 + slots]`, for `sequences` from `sizes.first` on and the first `chunks` chunks.
+    pub(super) fn new(
+        saved: &CubeTensor<R>,
+        sizes: Sizes,
+        sequences: usize,
+        chunks: usize,
+        tile: usize,
+    ) -> Self {
+        let [_, queries, row] = saved.meta.shape().dims();
+        let slots = row - 1;
+        assert!(
+            slots <= SORTED,
+            "sparse_attention: a query may choose at most {SORTED} earlier chunks on this backend, \
+             found {slots}; lower `top_k` or take larger chunks"
+        );
+        let blocks = queries.div_ceil(block_queries(slots));
+        let tiles = (queries * slots).div_ceil(tile) + chunks;
+        let numbers = |shape: [usize; 3]| allocate(saved, shape, DType::U32);
+        let sorted = numbers([sequences, blocks, SORTED]);
+        let begins = numbers([sequences, blocks, chunks + 1]);
+        let before = numbers([sequences, blocks, chunks]);
+        let lists = Self {
+            slots: numbers([sequences, 1, tiles * tile]),
+            starts: numbers([sequences, 1, chunks + 1]),
+            lengths: numbers([sequences, 1, chunks]),
+            chunks: numbers([sequences, 1, tiles]),
+        };
+        let client = &saved.client;
+        let cubes = |count: usize| CubeCount::Static(count as u32, sequences as u32, 1);
+        let units = CubeDim::new_1d(UNITS as u32);
+        // SAFETY: the buffers are dense and have the sizes that the kernels' documentation gives, which bound their indices.
+        unsafe {
+            attention_sort::launch_unchecked::<R>(
+                client,
+                cubes(blocks),
+                units,
+                saved.clone().into_array_arg(),
+                sorted.clone().into_array_arg(),
+                begins.clone().into_array_arg(),
+                sizes.launch(),
+                chunks,
+                slots,
+            );
+            attention_count::launch_unchecked::<R>(
+                client,
+                cubes(chunks.div_ceil(UNITS)),
+                units,
+                begins.clone().into_array_arg(),
+                before.clone().into_array_arg(),
+                lists.lengths.clone().into_array_arg(),
+                blocks,
+                chunks,
+            );
+            attention_starts::launch_unchecked::<R>(
+                client,
+                cubes(1),
+                units,
+                lists.lengths.clone().into_array_arg(),
+                lists.starts.clone().into_array_arg(),
+                lists.chunks.clone().into_array_arg(),
+                chunks,
+                tiles,
+                tile,
+            );
+            attention_place::launch_unchecked::<R>(
+                client,
+                cubes(blocks),
+                units,
+                sorted.into_array_arg(),
+                begins.into_array_arg(),
+                before.into_array_arg(),
+                lists.starts.clone().into_array_arg(),
+                lists.slots.clone().into_array_arg(),
+                chunks,
+                tiles * tile,
+                slots,
+            );
+        }
+        lists
+    }
+
+    /// Tiles per sequence that there is room for.
+    pub(super) fn tiles(&self) -> usize {
+        self.chunks.meta.shape()[2]
+    }
+}
+
+/// Queries of a block.
+fn block_queries(slots: usize) -> usize {
+    SORTED / slots
+}
+
+/// One cube per (block, sequence). `sorted` `[sequence, block, SORTED]` receives `chunk * SORTED + slot in the block` in rising order, `begins`
+/// `[sequence, block, chunks + 1]` where each chunk begins in it.
+#[cube(launch_unchecked)]
+fn attention_sort(
+    saved: &Array<f32>,
+    sorted: &mut Array<u32>,
+    begins: &mut Array<u32>,
+    sizes: Sizes,
+    chunks: usize,
+    #[comptime] slots: usize,
+) {
+    let block = comptime!(block_queries(slots));
+    let unit = UNIT_POS as usize;
+    let sequence = sizes.sequence();
+    let mut keys = SharedMemory::<u32>::new(SORTED);
+    let mut i = unit;
+    while i < SORTED {
+        let query = CUBE_POS_X as usize * block + i / slots;
+        let mut key = u32::MAX.runtime();
+        if i < comptime!(block_queries(slots) * slots) && query < sizes.queries {
+            let row = (sequence * sizes.queries + query) * comptime!(slots + 1);
+            let choice = saved[row + 1 + i % slots];
+            if choice >= 0.0 {
+                key = u32::cast_from(choice) * comptime!(SORTED as u32) + i as u32;
+            }
+        }
+        keys[i] = key;
+        i += UNITS;
+    }
+    sync_cube();
+
+    // Bitonic: runs of `run` become sorted, upwards and downwards in turn.
+    let mut run = 2usize.runtime();
+    while run <= SORTED {
+        let mut gap = run / 2;
+        while gap > 0 {
+            let mut pair = unit;
+            while pair < SORTED / 2 {
+                let low = pair / gap * (2 * gap) + pair % gap;
+                let (a, b) = (keys[low], keys[low + gap]);
+                let upwards = low / run % 2 == 0;
+                keys[low] = select(upwards, min(a, b), max(a, b));
+                keys[low + gap] = select(upwards, max(a, b), min(a, b));
+                pair += UNITS;
+            }
+            sync_cube();
+            gap /= 2;
+        }
+        run *= 2;
+    }
+
+    let index = CUBE_POS_Y as usize * CUBE_COUNT_X as usize + CUBE_POS_X as usize;
+    let mut i = unit;
+    while i < SORTED {
+        sorted[index * SORTED + i] = keys[i];
+        i += UNITS;
+    }
+    let mut chunk = unit;
+    while chunk <= chunks {
+        let first = chunk as u32 * comptime!(SORTED as u32);
+        let mut low = 0usize.runtime();
+        let mut high = SORTED.runtime();
+        while low < high {
+            let middle = (low + high) / 2;
+            if keys[middle] < first {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        begins[index * (chunks + 1) + chunk] = low as u32;
+        chunk += UNITS;
+    }
+}
+
+/// One unit per (chunk, sequence): how many chose the chunk in the blocks before each, `before` `[sequence, block, chunk]`, and in all.
+#[cube(launch_unchecked)]
+fn attention_count(
+    begins: &Array<u32>,
+    before: &mut Array<u32>,
+    lengths: &mut Array<u32>,
+    blocks: usize,
+    chunks: usize,
+) {
+    let chunk = CUBE_POS_X as usize * UNITS + UNIT_POS as usize;
+    let sequence = CUBE_POS_Y as usize;
+    if chunk < chunks {
+        let mut count = 0u32.runtime();
+        for block in 0..blocks {
+            let index = sequence * blocks + block;
+            before[index * chunks + chunk] = count;
+            let at = index * (chunks + 1) + chunk;
+            count += begins[at + 1] - begins[at];
+        }
+        lengths[sequence * chunks + chunk] = count;
+    }
+}
+
+/// One cube per sequence: where lists start, and whose the tiles are.
+#[cube(launch_unchecked)]
+fn attention_starts(
+    lengths: &Array<u32>,
+    starts: &mut Array<u32>,
+    tile_chunks: &mut Array<u32>,
+    chunks: usize,
+    tiles: usize,
+    #[comptime] tile: usize,
+) {
+    let unit = UNIT_POS as usize;
+    let sequence = CUBE_POS_Y as usize;
+    // Each unit has some neighbouring chunks; `taken` is how many tiles they take.
+    let share = chunks.div_ceil(UNITS);
+    let first = min(unit * share, chunks);
+    let end = min(first + share, chunks);
+    let mut taken = SharedMemory::<u32>::new(UNITS);
+    let mut sum = 0u32.runtime();
+    for chunk in first..end {
+        sum += lengths[sequence * chunks + chunk].div_ceil(comptime!(tile as u32));
+    }
+    taken[unit] = sum;
+    sync_cube();
+    let mut at = 0u32.runtime();
+    for other in 0..unit {
+        at += taken[other];
+    }
+    for chunk in first..end {
+        starts[sequence * (chunks + 1) + chunk] = at * comptime!(tile as u32);
+        let count = lengths[sequence * chunks + chunk].div_ceil(comptime!(tile as u32));
+        for i in 0..count {
+            tile_chunks[sequence * tiles + (at + i) as usize] = chunk as u32;
+        }
+        at += count;
+    }
+    if unit == UNITS - 1 {
+        starts[sequence * (chunks + 1) + chunks] = at * comptime!(tile as u32);
+    }
+}
+
+/// One cube per (block, sequence): from the blocks to the lists.
+#[cube(launch_unchecked)]
+fn attention_place(
+    sorted: &Array<u32>,
+    begins: &Array<u32>,
+    before: &Array<u32>,
+    starts: &Array<u32>,
+    lists: &mut Array<u32>,
+    chunks: usize,
+    room: usize,
+    #[comptime] slots: usize,
+) {
+    let sequence = CUBE_POS_Y as usize;
+    let index = sequence * CUBE_COUNT_X as usize + CUBE_POS_X as usize;
+    let first_slot = CUBE_POS_X as usize * comptime!(block_queries(slots) * slots);
+    let count = begins[index * (chunks + 1) + chunks] as usize;
+    let mut i = UNIT_POS as usize;
+    while i < count {
+        let key = sorted[index * SORTED + i] as usize;
+        let chunk = key / SORTED;
+        let list = starts[sequence * (chunks + 1) + chunk] as usize;
+        let earlier = before[index * chunks + chunk] as usize;
+        let in_block = i - begins[index * (chunks + 1) + chunk] as usize;
+        lists[sequence * room + list + earlier + in_block] = (first_slot + key % SORTED) as u32;
+        i += UNITS;
+    }
+}

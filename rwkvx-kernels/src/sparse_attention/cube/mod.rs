@@ -1,0 +1,323 @@
+//! The attention as CubeCL kernels: CUDA, Vulkan, Metal, WebGPU.
+//!
+//! Every query is attended for once per chunk that it sees. Mean keys are scored and each query's chunks chosen ([`choose`]); for each chunk the
+//! queries that chose it are listed ([`lists`]); tiles of a list meet the keys of their chunk, and each leaves an output of that chunk alone in a place
+//! of its own, its slot; at last each query meets its own chunk, where the slots are merged. Gradients of queries go the same way,
+//! those of keys walk the list of their chunk. Nothing is summed in an order that depends on the run.
+
+mod choose;
+mod lists;
+mod means;
+mod plain;
+mod sizes;
+
+use std::ops::Range;
+
+use burn::tensor::{DType, Tensor};
+use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
+
+use super::{AttentionGradient, AttentionGrads, AttentionInputs, CachedRows, ChunkTopK, reference};
+use crate::cube::{CubeMemory, allocate, allocate_like, dense, tensor};
+use crate::padding::{cut_rows, pad_rows};
+use lists::Lists;
+use sizes::Sizes;
+
+/// Head sizes are padded to a multiple of this.
+const SIZE_UNIT: usize = 16;
+
+/// Bytes that the slots of the sequences of one launch may take; there is room for one sequence at least. Elsewhere than on CUDA buffers may be limited
+/// to 128 MiB.
+const SLOT_BYTES: usize = 128 << 20;
+
+/// Queries, keys and values as dense buffers of one type, with the head size padded.
+struct Inputs<R: CubeRuntime> {
+    /// `[batch, time, heads, head_size]`
+    query: CubeTensor<R>,
+    key: CubeTensor<R>,
+    value: CubeTensor<R>,
+    /// `[sequence, chunk, head_size]`, f32, of all chunks that can be chosen; `None` if there are none.
+    means: Option<CubeTensor<R>>,
+    sizes: Sizes,
+    /// `batch * heads`
+    sequences: usize,
+    /// Most chunks that a query chooses.
+    slots: usize,
+    /// Of the scores: true head size^-1/2.
+    scale: f32,
+}
+
+/// Outputs of each slot's query over its chunk alone.
+struct Partials<R: CubeRuntime> {
+    /// `[sequence, slot, head_size]`
+    rows: CubeTensor<R>,
+    /// Logarithm of the sum of weights, `[sequence, slot]`.
+    lse: CubeTensor<R>,
+}
+
+/// What the backward pass knows of the forward pass and its gradient.
+struct Outputs<R: CubeRuntime> {
+    /// `[sequence, query, 1 + slots]`: log-sum-exp, then the chosen chunks.
+    saved: CubeTensor<R>,
+    /// `[batch, time, heads, head_size]`
+    d_output: CubeTensor<R>,
+    /// `output . d_output`, `[sequence, query]`.
+    deltas: CubeTensor<R>,
+}
+
+/// Gradients of keys and values.
+struct Gradients<R: CubeRuntime> {
+    key: CubeTensor<R>,
+    value: CubeTensor<R>,
+}
+
+impl<R: CubeRuntime> Inputs<R> {
+    /// Of a whole sequence.
+    fn sequence<B: CubeMemory<Runtime = R>>(inputs: &AttentionInputs<B>) -> Self {
+        let [batch, time, heads, size] = inputs.query.dims();
+        let dtype = inputs.query.dtype();
+        let row = |tensor: &Tensor<B, 4>| dense(pad_rows(tensor.clone().cast(dtype), SIZE_UNIT));
+        let sizes = Sizes {
+            first: 0,
+            heads,
+            queries: time,
+            start: 0,
+            chunk_size: inputs.shape.chunk_size,
+            key_batch: time * heads,
+            key_head: 1,
+            key_time: heads,
+        };
+        let mut all = Self {
+            query: row(&inputs.query),
+            key: row(&inputs.key),
+            value: row(&inputs.value),
+            means: None,
+            sizes,
+            sequences: batch * heads,
+            slots: 0,
+            scale: (size as f32).powf(-0.5),
+        };
+        let choosable = all.choosable();
+        all.slots = choosable.min(inputs.shape.top_k - 1);
+        if all.slots > 0 {
+            let means = allocate(
+                &all.key,
+                [all.sequences, choosable, size.next_multiple_of(SIZE_UNIT)],
+                DType::F32,
+            );
+            means::launch(&all.key, &means, 0, sizes);
+            all.means = Some(means);
+        }
+        all
+    }
+
+    /// Queries from time `start` on, and rows of a cache. The head size is a multiple of [`SIZE_UNIT`].
+    fn cached<B: CubeMemory<Runtime = R>>(
+        query: Tensor<B, 4>,
+        start: usize,
+        rows: &CachedRows<B>,
+        shape: ChunkTopK,
+    ) -> Self {
+        let [batch, time, heads, size] = query.dims();
+        let [.., capacity, _] = rows.keys.dims();
+        let mut all = Self {
+            query: dense(query.cast(rows.keys.dtype())),
+            key: dense(rows.keys.clone()),
+            value: dense(rows.values.clone()),
+            means: None,
+            sizes: Sizes {
+                first: 0,
+                heads,
+                queries: time,
+                start,
+                chunk_size: shape.chunk_size,
+                key_batch: heads * capacity,
+                key_head: capacity,
+                key_time: 1,
+            },
+            sequences: batch * heads,
+            slots: 0,
+            scale: (size as f32).powf(-0.5),
+        };
+        all.slots = all.choosable().min(shape.top_k - 1);
+        if let (Some(means), true) = (&rows.means, all.slots > 0) {
+            let [.., room, _] = means.dims();
+            all.means = Some(dense(means.clone().reshape([batch * heads, room, size])));
+        }
+        all
+    }
+
+    /// Chunks before that of the last query.
+    fn choosable(&self) -> usize {
+        self.sizes.last_chunk()
+    }
+
+    /// Groups of sequences that are worked on together.
+    fn groups(&self) -> impl Iterator<Item = (Sizes, usize)> {
+        let [.., size] = self.query.meta.shape().dims::<4>();
+        let row_bytes = size * self.query.dtype.size();
+        let slots_bytes = self.sizes.queries * self.slots * row_bytes;
+        let most = (SLOT_BYTES / slots_bytes.max(1)).clamp(1, self.sequences);
+        (0..self.sequences).step_by(most).map(move |first| {
+            let sizes = Sizes {
+                first,
+                ..self.sizes
+            };
+            (sizes, most.min(self.sequences - first))
+        })
+    }
+
+    /// The lists of a group; `None` if no query chooses anything.
+    fn lists(&self, saved: &CubeTensor<R>, sizes: Sizes, sequences: usize) -> Option<Lists<R>> {
+        (self.slots > 0).then(|| Lists::new(saved, sizes, sequences, self.choosable(), plain::TILE))
+    }
+
+    /// Room for the slots of a group.
+    fn slot_rows(&self, sequences: usize) -> CubeTensor<R> {
+        let [.., size] = self.query.meta.shape().dims::<4>();
+        let slots = (self.sizes.queries * self.slots).max(1);
+        allocate(&self.query, [sequences, slots, size], self.query.dtype)
+    }
+
+    /// The output, and what the backward pass needs, `[sequence, query, 1 + slots]`.
+    fn forward(&self) -> [CubeTensor<R>; 2] {
+        let output = allocate_like(&self.query);
+        let row = 1 + self.slots;
+        let saved = allocate(
+            &self.query,
+            [self.sequences, self.sizes.queries, row],
+            DType::F32,
+        );
+        if let Some(means) = &self.means {
+            choose::launch(&self.query, means, &saved, self.sizes);
+        }
+        for (sizes, sequences) in self.groups() {
+            let lists = self.lists(&saved, sizes, sequences);
+            let rows = self.slot_rows(sequences);
+            let lse = [sequences, rows.meta.shape()[1]];
+            let partials = Partials {
+                lse: allocate(&rows, lse, DType::F32),
+                rows,
+            };
+            if let Some(lists) = lists {
+                plain::chosen(self, sizes, &lists, &partials);
+            }
+            plain::own(self, sizes, sequences, &partials, &output, &saved);
+        }
+        [output, saved]
+    }
+
+    /// Gradients of query, key and value.
+    fn backward(
+        &self,
+        output: CubeTensor<R>,
+        saved: CubeTensor<R>,
+        d_output: CubeTensor<R>,
+    ) -> [CubeTensor<R>; 3] {
+        let deltas = plain::deltas(self, self.sizes, &output, &d_output);
+        let outputs = Outputs {
+            saved,
+            d_output,
+            deltas,
+        };
+        let d_query = allocate_like(&self.query);
+        let to = Gradients {
+            key: allocate_like(&self.query),
+            value: allocate_like(&self.query),
+        };
+        for (sizes, sequences) in self.groups() {
+            let lists = self.lists(&outputs.saved, sizes, sequences);
+            let partial = self.slot_rows(sequences);
+            let lists = lists.as_ref();
+            plain::d_queries(self, sizes, sequences, lists, &outputs, &partial, &d_query);
+            plain::d_keys(self, sizes, sequences, lists, &outputs, &to);
+        }
+        [d_query, to.key, to.value]
+    }
+}
+
+/// The body of [`KernelBackend::sparse_attention`](crate::KernelBackend::sparse_attention).
+pub(crate) fn sparse_attention<B: CubeMemory>(
+    query: Tensor<B, 4>,
+    key: Tensor<B, 4>,
+    value: Tensor<B, 4>,
+    shape: ChunkTopK,
+) -> Tensor<B, 4> {
+    forward(&AttentionInputs {
+        query,
+        key,
+        value,
+        shape,
+    })
+    .0
+}
+
+/// The passes for [`KernelBackend::ATTENTION_GRADIENT`](crate::KernelBackend::ATTENTION_GRADIENT).
+pub(crate) const fn gradient<B: CubeMemory>() -> AttentionGradient<B> {
+    AttentionGradient { forward, backward }
+}
+
+fn forward<B: CubeMemory>(inputs: &AttentionInputs<B>) -> (Tensor<B, 4>, Tensor<B, 4>) {
+    let [batch, time, heads, size] = inputs.query.dims();
+    let all = Inputs::sequence(inputs);
+    let [output, saved] = all.forward();
+    let saved = tensor::<B, 3>(saved).reshape([batch, heads, time, 1 + all.slots]);
+    (cut_rows(tensor(output), size), saved)
+}
+
+fn backward<B: CubeMemory>(
+    inputs: &AttentionInputs<B>,
+    output: Tensor<B, 4>,
+    saved: Tensor<B, 4>,
+    d_output: Tensor<B, 4>,
+) -> AttentionGrads<B> {
+    let [batch, heads, time, row] = saved.dims();
+    let [.., size] = inputs.query.dims();
+    let dtype = inputs.query.dtype();
+    let all = Inputs::sequence(inputs);
+    let saved = dense(saved.reshape([batch * heads, time, row]));
+    let [output, d_output] =
+        [output, d_output].map(|tensor| dense(pad_rows(tensor.cast(dtype), SIZE_UNIT)));
+    let gradients = all.backward(output, saved, d_output);
+    let [query, key, value] = gradients.map(|gradient| cut_rows(tensor(gradient), size));
+    AttentionGrads { query, key, value }
+}
+
+/// The body of [`KernelBackend::mean_rows`](crate::KernelBackend::mean_rows).
+pub(crate) fn mean_rows<B: CubeMemory>(
+    buffer: &Tensor<B, 4>,
+    chunks: Range<usize>,
+    chunk_size: usize,
+) -> Tensor<B, 4> {
+    let [batch, heads, capacity, size] = buffer.dims();
+    let keys = dense(buffer.clone());
+    let means = allocate(&keys, [batch * heads, chunks.len(), size], DType::F32);
+    let sizes = Sizes {
+        first: 0,
+        heads,
+        queries: 0,
+        start: 0,
+        chunk_size,
+        key_batch: heads * capacity,
+        key_head: capacity,
+        key_time: 1,
+    };
+    means::launch(&keys, &means, chunks.start, sizes);
+    tensor::<B, 3>(means).reshape([batch, heads, chunks.len(), size])
+}
+
+/// The body of [`KernelBackend::attend_cached`](crate::KernelBackend::attend_cached).
+pub(crate) fn attend_cached<B: CubeMemory>(
+    query: Tensor<B, 4>,
+    start: usize,
+    rows: &CachedRows<B>,
+    shape: ChunkTopK,
+) -> Tensor<B, 4> {
+    let [.., size] = query.dims();
+    if !size.is_multiple_of(SIZE_UNIT) {
+        // Padding the whole cache at each call would cost more than the attention.
+        return reference::attend(query, start, rows, shape);
+    }
+    let dtype = query.dtype();
+    let [output, _] = Inputs::cached(query, start, rows, shape).forward();
+    tensor::<B, 4>(output).cast(dtype)
+}

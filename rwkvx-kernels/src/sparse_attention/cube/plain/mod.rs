@@ -1,0 +1,230 @@
+//! In f32 without matrix instructions: for every device and every float type.
+//!
+//! Some neighbouring units, `lanes`, share a row, of which each holds every `lanes`-th quad in registers; the rows that it is multiplied with
+//! go through shared memory.
+
+mod backward;
+mod forward;
+
+pub(super) use backward::{d_keys, d_queries, deltas};
+pub(super) use forward::{chosen, own};
+
+use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
+use cubecl::ir::features::Plane;
+use cubecl::prelude::*;
+
+use super::sizes::Sizes;
+use crate::cube::{Quad, sum_over_lanes};
+
+/// Rows that the units of a cube hold: queries, or keys in the gradient of the keys.
+pub(super) const TILE: usize = 64;
+
+/// How kernels are cut; part of their identity, so that each combination is compiled once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Plan {
+    /// Quads of a row, a multiple of four.
+    width: usize,
+    /// Units that share a row.
+    lanes: usize,
+    /// Rows that go through shared memory together: two times them take 16 KiB.
+    rows: usize,
+}
+
+impl Plan {
+    fn new<R: CubeRuntime>(like: &CubeTensor<R>) -> Self {
+        let width = like.meta.shape()[3] / 4;
+        let features = &like.client.properties().features;
+        Self {
+            width,
+            lanes: if features.plane.contains(Plane::Ops) {
+                4
+            } else {
+                1
+            },
+            rows: (512 / width).max(1),
+        }
+    }
+
+    fn units(self) -> CubeDim {
+        CubeDim::new_1d((TILE * self.lanes) as u32)
+    }
+}
+
+/// Reads row `row` of a buffer, each lane its part.
+#[cube]
+fn load_row<F: Float>(
+    from: &Array<Vector<F, Const<4>>>,
+    row: usize,
+    #[comptime] plan: Plan,
+) -> Array<Quad> {
+    let quads = comptime!(plan.width / plan.lanes);
+    let lane = UNIT_POS as usize % plan.lanes;
+    let mut part = Array::<Quad>::new(quads);
+    #[unroll]
+    for j in 0..quads {
+        part[j] = Quad::cast_from(from[row * plan.width + j * plan.lanes + lane]);
+    }
+    part
+}
+
+/// Writes what [`load_row`] reads, times `factor`.
+#[cube]
+fn store_row<F: Float>(
+    part: &Array<Quad>,
+    factor: f32,
+    to: &mut Array<Vector<F, Const<4>>>,
+    row: usize,
+    #[comptime] plan: Plan,
+) {
+    let quads = comptime!(plan.width / plan.lanes);
+    let lane = UNIT_POS as usize % plan.lanes;
+    #[unroll]
+    for j in 0..quads {
+        to[row * plan.width + j * plan.lanes + lane] =
+            Vector::cast_from(part[j] * Quad::cast_from(factor));
+    }
+}
+
+/// The product of a row in registers and one in shared memory, which each lane receives.
+#[cube]
+fn dot(part: &Array<Quad>, rows: &SharedMemory<Quad>, row: usize, #[comptime] plan: Plan) -> f32 {
+    let quads = comptime!(plan.width / plan.lanes);
+    let lane = UNIT_POS as usize % plan.lanes;
+    let mut sum = Quad::new(0.0);
+    #[unroll]
+    for j in 0..quads {
+        sum += part[j] * rows[row * plan.width + j * plan.lanes + lane];
+    }
+    sum_over_lanes(sum, plan.lanes)
+}
+
+/// Adds `factor` times a row in shared memory to one in registers.
+#[cube]
+fn add_row(
+    part: &mut Array<Quad>,
+    factor: f32,
+    rows: &SharedMemory<Quad>,
+    row: usize,
+    #[comptime] plan: Plan,
+) {
+    let quads = comptime!(plan.width / plan.lanes);
+    let lane = UNIT_POS as usize % plan.lanes;
+    #[unroll]
+    for j in 0..quads {
+        part[j] += Quad::cast_from(factor) * rows[row * plan.width + j * plan.lanes + lane];
+    }
+}
+
+/// Brings the rows of times `first .. end` of keys or values into shared memory.
+#[cube]
+fn load_keys<F: Float>(
+    from: &Array<Vector<F, Const<4>>>,
+    to: &mut SharedMemory<Quad>,
+    sizes: &Sizes,
+    sequence: usize,
+    first: usize,
+    end: usize,
+    #[comptime] plan: Plan,
+) {
+    let mut i = UNIT_POS as usize;
+    while i < (end - first) * plan.width {
+        let row = sizes.key_row(sequence, first + i / plan.width);
+        to[i] = Quad::cast_from(from[row * plan.width + i % plan.width]);
+        i += CUBE_DIM as usize;
+    }
+}
+
+#[cube]
+fn zeros(#[comptime] quads: usize) -> Array<Quad> {
+    let mut zeros = Array::<Quad>::new(quads);
+    #[unroll]
+    for j in 0..quads {
+        zeros[j] = Quad::new(0.0);
+    }
+    zeros
+}
+
+/// The query that a unit works on.
+#[derive(CubeType)]
+struct Place {
+    /// Its index; that of some query if there is none.
+    query: usize,
+    /// Its slot, if it is one of a list.
+    slot: usize,
+    /// Whether there is one.
+    active: bool,
+}
+
+/// The tile of a list that this cube works on.
+#[derive(CubeType)]
+struct ListTile {
+    place: Place,
+    chunk: usize,
+}
+
+/// Where this unit's query of tile `CUBE_POS_X` of the lists is.
+#[cube]
+fn place_in_list(
+    lists: &Array<u32>,
+    starts: &Array<u32>,
+    lengths: &Array<u32>,
+    tile_chunks: &Array<u32>,
+    chunks: usize,
+    slots: usize,
+    #[comptime] plan: Plan,
+) -> ListTile {
+    let tile = CUBE_POS_X as usize;
+    let tiles = CUBE_COUNT_X as usize;
+    let sequence = CUBE_POS_Y as usize;
+    let chunk = tile_chunks[sequence * tiles + tile] as usize;
+    let end = starts[sequence * (chunks + 1) + chunk] + lengths[sequence * chunks + chunk];
+    let first = tile * TILE;
+    let index = first + UNIT_POS as usize / plan.lanes;
+    let active = index < end as usize;
+    let at = sequence * (tiles * TILE) + select(active, index, first);
+    let slot = lists[at] as usize;
+    ListTile {
+        place: Place {
+            query: slot / slots,
+            slot,
+            active,
+        },
+        chunk,
+    }
+}
+
+/// Times of the queries of a tile within one chunk.
+#[derive(CubeType)]
+struct OwnTile {
+    chunk: usize,
+    /// Time of the first unit's query.
+    first: usize,
+    /// After the last query.
+    end: usize,
+}
+
+/// Tile `CUBE_POS_X` of the queries, chunk after chunk.
+#[cube]
+fn own_tile(sizes: &Sizes) -> OwnTile {
+    let per_chunk = sizes.chunk_size.div_ceil(TILE);
+    let tile = CUBE_POS_X as usize;
+    let chunk = sizes.start / sizes.chunk_size + tile / per_chunk;
+    let first = chunk * sizes.chunk_size + tile % per_chunk * TILE;
+    let end = min((chunk + 1) * sizes.chunk_size, sizes.start + sizes.queries);
+    OwnTile {
+        chunk,
+        first,
+        end: min(end, first + TILE),
+    }
+}
+
+#[cube]
+fn place_in_own(tile: &OwnTile, sizes: &Sizes, #[comptime] plan: Plan) -> Place {
+    let time = tile.first + UNIT_POS as usize / plan.lanes;
+    let active = time >= sizes.start && time < tile.end;
+    Place {
+        query: select(active, time - sizes.start, 0usize.runtime()),
+        slot: 0usize.runtime(),
+        active,
+    }
+}
