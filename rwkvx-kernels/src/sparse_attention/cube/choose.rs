@@ -56,8 +56,11 @@ pub(super) fn launch<R: CubeRuntime>(
     }
 }
 
-/// A score below that of any chunk.
-const NO_SCORE: f32 = f32::NEG_INFINITY;
+/// The score of a place in a ranking that no chunk has.
+const NO_SCORE: f32 = f32::MIN;
+
+/// The lowest score of a chunk.
+const LOWEST: f32 = f32::MIN / 2.0;
 
 /// One cube per (queries, sequence). `means` is `[sequence, chunk, head_size/4]` quads; `saved` is `[sequence, query, 1 + slots]` and receives after the
 /// first number of each row the chunks that the query chose, best first, then -1 for each that it has no choice for.
@@ -103,11 +106,7 @@ fn attention_choose<F: Float>(
             sum += row[j] * means[at + j];
         }
         let score = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-        best.offer(
-            select(score >= f32::MIN, score, f32::MIN),
-            chunk as u32,
-            slots,
-        );
+        best.offer(select(score >= LOWEST, score, LOWEST), chunk as u32, slots);
         chunk += lanes;
     }
 

@@ -29,6 +29,9 @@ const SIZE_UNIT: usize = 16;
 /// to 128 MiB.
 const SLOT_BYTES: usize = 128 << 20;
 
+/// Up to as many queries are attended for one by one.
+const FEW: usize = 8;
+
 /// Queries, keys and values as dense buffers of one type, with the head size padded.
 struct Inputs<R: CubeRuntime> {
     /// `[batch, time, heads, head_size]`
@@ -178,18 +181,31 @@ impl<R: CubeRuntime> Inputs<R> {
         allocate(&self.query, [sequences, slots, size], self.query.dtype)
     }
 
+    /// The output alone.
+    fn output(&self) -> CubeTensor<R> {
+        if self.sizes.queries > FEW {
+            let [output, _] = self.forward();
+            return output;
+        }
+        let output = allocate_like(&self.query);
+        plain::step(self, &output, &self.choices());
+        output
+    }
+
+    /// The choices of each query, `[sequence, query, 1 + slots]`, with room for one number before them.
+    fn choices(&self) -> CubeTensor<R> {
+        let row = [self.sequences, self.sizes.queries, 1 + self.slots];
+        let choices = allocate(&self.query, row, DType::F32);
+        if let Some(means) = &self.means {
+            choose::launch(&self.query, means, &choices, self.sizes);
+        }
+        choices
+    }
+
     /// The output, and what the backward pass needs, `[sequence, query, 1 + slots]`.
     fn forward(&self) -> [CubeTensor<R>; 2] {
         let output = allocate_like(&self.query);
-        let row = 1 + self.slots;
-        let saved = allocate(
-            &self.query,
-            [self.sequences, self.sizes.queries, row],
-            DType::F32,
-        );
-        if let Some(means) = &self.means {
-            choose::launch(&self.query, means, &saved, self.sizes);
-        }
+        let saved = self.choices();
         for (sizes, sequences) in self.groups() {
             let lists = self.lists(&saved, sizes, sequences);
             let rows = self.slot_rows(sequences);
@@ -242,13 +258,14 @@ pub(crate) fn sparse_attention<B: CubeMemory>(
     value: Tensor<B, 4>,
     shape: ChunkTopK,
 ) -> Tensor<B, 4> {
-    forward(&AttentionInputs {
+    let [.., size] = query.dims();
+    let inputs = AttentionInputs {
         query,
         key,
         value,
         shape,
-    })
-    .0
+    };
+    cut_rows(tensor(Inputs::sequence(&inputs).output()), size)
 }
 
 /// The passes for [`KernelBackend::ATTENTION_GRADIENT`](crate::KernelBackend::ATTENTION_GRADIENT).
@@ -318,6 +335,6 @@ pub(crate) fn attend_cached<B: CubeMemory>(
         return reference::attend(query, start, rows, shape);
     }
     let dtype = query.dtype();
-    let [output, _] = Inputs::cached(query, start, rows, shape).forward();
+    let output = Inputs::cached(query, start, rows, shape).output();
     tensor::<B, 4>(output).cast(dtype)
 }

@@ -10,6 +10,7 @@ use super::{
     OwnTile, Plan, TILE, add_row, dot, load_keys, load_row, own_tile, place_in_list, place_in_own,
     store_row, zeros,
 };
+use crate::cube::warp::Pair;
 use crate::cube::{Quad, allocate, sum_over_lanes};
 use crate::sparse_attention::cube::lists::Lists;
 use crate::sparse_attention::cube::sizes::Sizes;
@@ -384,12 +385,11 @@ fn attention_d_keys<F: Float>(
     let sequence = sizes.sequence();
     let mut queries = SharedMemory::<Quad>::new(comptime!(plan.rows * plan.width));
     let mut d_outputs = SharedMemory::<Quad>::new(comptime!(plan.rows * plan.width));
-    // Log-sum-exp, delta and time.
-    let mut numbers = SharedMemory::<f32>::new(comptime!(2 * plan.rows));
-    let mut times = SharedMemory::<u32>::new(plan.rows);
+    // Log-sum-exp and delta.
+    let mut numbers = SharedMemory::<Pair<f32>>::new(plan.rows);
     let tile: OwnTile = own_tile(&sizes);
     let place = place_in_own(&tile, &sizes, plan);
-    let time = tile.first + UNIT_POS as usize / plan.lanes;
+    let own = UNIT_POS as usize / plan.lanes;
     let key_row = sizes.key_row(sequence, place.query);
     let k = load_row(key, key_row, plan);
     let v = load_row(value, key_row, plan);
@@ -424,10 +424,10 @@ fn attention_d_keys<F: Float>(
             d_outputs[i] = Quad::cast_from(d_output[row]);
             if i % plan.width == 0 {
                 let in_sequence = sequence * sizes.queries + query_time;
-                let r = i / plan.width;
-                numbers[2 * r] = saved[in_sequence * (slots + 1)];
-                numbers[2 * r + 1] = deltas[in_sequence];
-                times[r] = query_time as u32;
+                let mut pair = Pair::<f32>::empty();
+                pair[0] = saved[in_sequence * (slots + 1)];
+                pair[1] = deltas[in_sequence];
+                numbers[i / plan.width] = pair;
             }
             i += CUBE_DIM as usize;
         }
@@ -435,9 +435,11 @@ fn attention_d_keys<F: Float>(
         for row in 0..here {
             let score = dot(&k, &queries, row, plan) * scale;
             let d_weight = dot(&v, &d_outputs, row, plan);
-            let visible = times[row] as usize >= time;
-            let weight = select(visible, (score - numbers[2 * row]).exp(), 0.0f32.runtime());
-            let d_score = weight * (d_weight - numbers[2 * row + 1]);
+            let index = first + row;
+            let visible = index < listed || index >= listed + own;
+            let pair = numbers[row];
+            let weight = select(visible, (score - pair[0]).exp(), 0.0f32.runtime());
+            let d_score = weight * (d_weight - pair[1]);
             add_row(&mut d_v, weight, &d_outputs, row, plan);
             add_row(&mut d_k, d_score, &queries, row, plan);
         }

@@ -78,29 +78,32 @@ pub(in super::super) fn own<R: CubeRuntime>(
     }
 }
 
+/// The score of what is not seen: less than any other, so that its weight is 0. The infinite cannot be written in CUDA's C++.
+pub(super) const NO_SCORE: f32 = f32::MIN;
+
 /// The softmax of one query so far.
 #[derive(CubeType)]
-struct Softmax {
+pub(super) struct Softmax {
     /// Largest score.
-    largest: f32,
+    pub(super) largest: f32,
     /// Sum of weights.
-    weight: f32,
+    pub(super) weight: f32,
     /// This lane's part of the sum of weighted values.
-    sum: Array<Quad>,
+    pub(super) sum: Array<Quad>,
 }
 
 #[cube]
 impl Softmax {
-    fn new(#[comptime] quads: usize) -> Softmax {
+    pub(super) fn new(#[comptime] quads: usize) -> Softmax {
         Softmax {
-            largest: f32::NEG_INFINITY.runtime(),
+            largest: NO_SCORE.runtime(),
             weight: 0.0f32.runtime(),
             sum: zeros(quads),
         }
     }
 
-    /// The weight of a value with this score. The first score must be finite.
-    fn weigh(&mut self, score: f32, #[comptime] quads: usize) -> f32 {
+    /// The weight of a value with this score. The first may not be [`NO_SCORE`].
+    pub(super) fn weigh(&mut self, score: f32, #[comptime] quads: usize) -> f32 {
         if score > self.largest {
             let shrink = (self.largest - score).exp();
             self.largest = score;
@@ -222,7 +225,7 @@ fn attention_own<F: Float>(
         for row in 0..block_end - first {
             let score = dot(&q, &keys, row, plan) * scale;
             let visible = first + row <= time;
-            let weight = softmax.weigh(select(visible, score, f32::NEG_INFINITY), quads);
+            let weight = softmax.weigh(select(visible, score, NO_SCORE), quads);
             add_row(&mut softmax.sum, weight, &values, row, plan);
         }
         first += plan.rows;

@@ -5,9 +5,11 @@
 
 mod backward;
 mod forward;
+mod step;
 
 pub(super) use backward::{d_keys, d_queries, deltas};
 pub(super) use forward::{chosen, own};
+pub(super) use step::step;
 
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::ir::features::Plane;
