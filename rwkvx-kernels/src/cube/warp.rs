@@ -13,6 +13,8 @@
 //! sum    [16, 8]   pair i at (group + 8 i, 2 member)
 //! ```
 
+use burn::tensor::DType;
+use cubecl::ir::features::MmaConfig;
 use cubecl::prelude::*;
 
 /// Two values in one register, or two of f32.
@@ -20,6 +22,19 @@ pub(crate) type Pair<E> = Vector<E, Const<2>>;
 
 /// Units of a warp.
 pub(crate) const LANES: usize = 32;
+
+/// Whether `client` has tensor cores that the kernels can use, with operands of `dtype` and sums in f32.
+pub(crate) fn has_products<R: Runtime>(client: &ComputeClient<R>, dtype: DType) -> bool {
+    let product = MmaConfig {
+        a_type: dtype.into(),
+        b_type: dtype.into(),
+        cd_type: DType::F32.into(),
+        m: 16,
+        n: 8,
+        k: 16,
+    };
+    R::name(client) == "cuda" && client.properties().features.matmul.mma.contains(&product)
+}
 
 /// The warp of a unit. Elsewhere than on CUDA it is `emulated` through shared memory, slowly, so that kernels built on it can be tested: then all
 /// units of a cube must take part in each call.

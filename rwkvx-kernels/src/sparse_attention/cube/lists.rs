@@ -19,9 +19,15 @@ const SORTED: usize = 2048;
 /// Units of a cube.
 const UNITS: usize = 256;
 
-/// The lists of some sequences. With `tiles` the number of tiles that there is room for:
+/// The lists of some sequences.
 pub(super) struct Lists<R: CubeRuntime> {
-    /// `[sequence, tiles * tile]`, u32; what lies between two lists is undefined.
+    /// Chunks that have a list: all that can be chosen, or none if no query chooses anything.
+    pub(super) chunk_count: usize,
+    /// Tiles per sequence that there is room for.
+    pub(super) tiles: usize,
+    /// Slots per sequence that there is room for.
+    pub(super) room: usize,
+    /// `[sequence, room]`, u32; what lies between two lists is undefined.
     pub(super) slots: CubeTensor<R>,
     /// Where each chunk's list starts, and after the last where the tiles end: `[sequence, chunks + 1]`, u32.
     pub(super) starts: CubeTensor<R>,
@@ -42,6 +48,9 @@ impl<R: CubeRuntime> Lists<R> {
     ) -> Self {
         let [_, queries, row] = saved.meta.shape().dims();
         let slots = row - 1;
+        if slots == 0 {
+            return Self::none(saved);
+        }
         assert!(
             slots <= SORTED,
             "sparse_attention: a query may choose at most {SORTED} earlier chunks on this backend, \
@@ -54,7 +63,10 @@ impl<R: CubeRuntime> Lists<R> {
         let begins = numbers([sequences, blocks, chunks + 1]);
         let before = numbers([sequences, blocks, chunks]);
         let lists = Self {
-            slots: numbers([sequences, 1, tiles * tile]),
+            chunk_count: chunks,
+            tiles,
+            room: tiles * tile,
+            slots: numbers([sequences, tiles, tile]),
             starts: numbers([sequences, 1, chunks + 1]),
             lengths: numbers([sequences, 1, chunks]),
             chunks: numbers([sequences, 1, tiles]),
@@ -106,16 +118,24 @@ impl<R: CubeRuntime> Lists<R> {
                 lists.starts.clone().into_array_arg(),
                 lists.slots.clone().into_array_arg(),
                 chunks,
-                tiles * tile,
+                lists.room,
                 slots,
             );
         }
         lists
     }
 
-    /// Tiles per sequence that there is room for.
-    pub(super) fn tiles(&self) -> usize {
-        self.chunks.meta.shape()[2]
+    fn none(like: &CubeTensor<R>) -> Self {
+        let unused = || allocate(like, [1], DType::U32);
+        Self {
+            chunk_count: 0,
+            tiles: 0,
+            room: 0,
+            slots: unused(),
+            starts: unused(),
+            lengths: unused(),
+            chunks: unused(),
+        }
     }
 }
 

@@ -10,17 +10,22 @@ mod lists;
 mod means;
 mod plain;
 mod sizes;
+#[cfg(all(test, feature = "vulkan"))]
+mod tests;
+mod tiled;
 
 use std::ops::Range;
 
 use burn::tensor::{DType, Tensor};
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
+use cubecl::prelude::CubeCount;
 
 use super::{AttentionGradient, AttentionGrads, AttentionInputs, CachedRows, ChunkTopK, reference};
 use crate::cube::{CubeMemory, allocate, allocate_like, dense, tensor};
 use crate::padding::{cut_rows, pad_rows};
 use lists::Lists;
 use sizes::Sizes;
+use tiled::Tiles;
 
 /// Head sizes are padded to a multiple of this.
 const SIZE_UNIT: usize = 16;
@@ -29,11 +34,15 @@ const SIZE_UNIT: usize = 16;
 /// to 128 MiB.
 const SLOT_BYTES: usize = 128 << 20;
 
+/// The score of what is not seen: less than any other, so that its weight is 0. The infinite cannot be written in CUDA's C++.
+const NO_SCORE: f32 = f32::MIN;
+
 /// Up to as many queries are attended for one by one.
 const FEW: usize = 8;
 
 /// Queries, keys and values as dense buffers of one type, with the head size padded.
 struct Inputs<R: CubeRuntime> {
+    kernels: Kernels,
     /// `[batch, time, heads, head_size]`
     query: CubeTensor<R>,
     key: CubeTensor<R>,
@@ -55,6 +64,37 @@ struct Partials<R: CubeRuntime> {
     rows: CubeTensor<R>,
     /// Logarithm of the sum of weights, `[sequence, slot]`.
     lse: CubeTensor<R>,
+}
+
+/// The kernels for some inputs.
+#[derive(Debug, Clone, Copy)]
+enum Kernels {
+    Plain,
+    Tiled(Tiles),
+}
+
+impl Kernels {
+    /// The fastest for such rows on their device.
+    fn of<R: CubeRuntime>(rows: &CubeTensor<R>) -> Self {
+        let size = rows.meta.shape()[3];
+        Tiles::native(&rows.client, rows.dtype, size).map_or(Self::Plain, Self::Tiled)
+    }
+}
+
+/// Some sequences that are worked on together.
+struct Launch<'a, R: CubeRuntime> {
+    inputs: &'a Inputs<R>,
+    /// With the first of the sequences.
+    sizes: Sizes,
+    sequences: usize,
+    lists: Lists<R>,
+}
+
+impl<R: CubeRuntime> Launch<'_, R> {
+    /// A cube per tile and sequence.
+    fn cubes(&self, tiles: usize) -> CubeCount {
+        CubeCount::Static(tiles as u32, self.sequences as u32, 1)
+    }
 }
 
 /// What the backward pass knows of the forward pass and its gradient.
@@ -89,8 +129,10 @@ impl<R: CubeRuntime> Inputs<R> {
             key_head: 1,
             key_time: heads,
         };
+        let query = row(&inputs.query);
         let mut all = Self {
-            query: row(&inputs.query),
+            kernels: Kernels::of(&query),
+            query,
             key: row(&inputs.key),
             value: row(&inputs.value),
             means: None,
@@ -122,8 +164,10 @@ impl<R: CubeRuntime> Inputs<R> {
     ) -> Self {
         let [batch, time, heads, size] = query.dims();
         let [.., capacity, _] = rows.keys.dims();
+        let query = dense(query.cast(rows.keys.dtype()));
         let mut all = Self {
-            query: dense(query.cast(rows.keys.dtype())),
+            kernels: Kernels::of(&query),
+            query,
             key: dense(rows.keys.clone()),
             value: dense(rows.values.clone()),
             means: None,
@@ -154,31 +198,39 @@ impl<R: CubeRuntime> Inputs<R> {
         self.sizes.last_chunk()
     }
 
-    /// Groups of sequences that are worked on together.
-    fn groups(&self) -> impl Iterator<Item = (Sizes, usize)> {
-        let [.., size] = self.query.meta.shape().dims::<4>();
-        let row_bytes = size * self.query.dtype.size();
-        let slots_bytes = self.sizes.queries * self.slots * row_bytes;
+    /// Padded head size.
+    fn size(&self) -> usize {
+        self.query.meta.shape()[3]
+    }
+
+    /// Groups of sequences, and the lists of their choices in `saved`.
+    fn launches(&self, saved: &CubeTensor<R>) -> impl Iterator<Item = Launch<'_, R>> {
+        let slots_bytes = self.sizes.queries * self.slots * self.size() * self.query.dtype.size();
         let most = (SLOT_BYTES / slots_bytes.max(1)).clamp(1, self.sequences);
+        let tile = match self.kernels {
+            Kernels::Plain => plain::TILE,
+            Kernels::Tiled(tiles) => tiles.queries(self.size()),
+        };
         (0..self.sequences).step_by(most).map(move |first| {
             let sizes = Sizes {
                 first,
                 ..self.sizes
             };
-            (sizes, most.min(self.sequences - first))
+            let sequences = most.min(self.sequences - first);
+            Launch {
+                inputs: self,
+                sizes,
+                sequences,
+                lists: Lists::new(saved, sizes, sequences, self.choosable(), tile),
+            }
         })
     }
 
-    /// The lists of a group; `None` if no query chooses anything.
-    fn lists(&self, saved: &CubeTensor<R>, sizes: Sizes, sequences: usize) -> Option<Lists<R>> {
-        (self.slots > 0).then(|| Lists::new(saved, sizes, sequences, self.choosable(), plain::TILE))
-    }
-
-    /// Room for the slots of a group.
+    /// Room for a row per slot.
     fn slot_rows(&self, sequences: usize) -> CubeTensor<R> {
-        let [.., size] = self.query.meta.shape().dims::<4>();
         let slots = (self.sizes.queries * self.slots).max(1);
-        allocate(&self.query, [sequences, slots, size], self.query.dtype)
+        let rows = [sequences, slots, self.size()];
+        allocate(&self.query, rows, self.query.dtype)
     }
 
     /// The output alone.
@@ -206,18 +258,19 @@ impl<R: CubeRuntime> Inputs<R> {
     fn forward(&self) -> [CubeTensor<R>; 2] {
         let output = allocate_like(&self.query);
         let saved = self.choices();
-        for (sizes, sequences) in self.groups() {
-            let lists = self.lists(&saved, sizes, sequences);
-            let rows = self.slot_rows(sequences);
-            let lse = [sequences, rows.meta.shape()[1]];
+        for launch in self.launches(&saved) {
+            let rows = self.slot_rows(launch.sequences);
+            let lse = [launch.sequences, rows.meta.shape()[1]];
             let partials = Partials {
                 lse: allocate(&rows, lse, DType::F32),
                 rows,
             };
-            if let Some(lists) = lists {
-                plain::chosen(self, sizes, &lists, &partials);
+            match self.kernels {
+                Kernels::Plain => plain::forward(&launch, &partials, &output, &saved),
+                Kernels::Tiled(tiles) => {
+                    tiled::forward(&launch, tiles, &partials, &output, &saved);
+                }
             }
-            plain::own(self, sizes, sequences, &partials, &output, &saved);
         }
         [output, saved]
     }
@@ -240,12 +293,18 @@ impl<R: CubeRuntime> Inputs<R> {
             key: allocate_like(&self.query),
             value: allocate_like(&self.query),
         };
-        for (sizes, sequences) in self.groups() {
-            let lists = self.lists(&outputs.saved, sizes, sequences);
-            let partial = self.slot_rows(sequences);
-            let lists = lists.as_ref();
-            plain::d_queries(self, sizes, sequences, lists, &outputs, &partial, &d_query);
-            plain::d_keys(self, sizes, sequences, lists, &outputs, &to);
+        for launch in self.launches(&outputs.saved) {
+            let partial = self.slot_rows(launch.sequences);
+            match self.kernels {
+                Kernels::Plain => {
+                    plain::d_queries(&launch, &outputs, &partial, &d_query);
+                    plain::d_keys(&launch, &outputs, &to);
+                }
+                Kernels::Tiled(tiles) => {
+                    tiled::d_queries(&launch, tiles, &outputs, &partial, &d_query);
+                    tiled::d_keys(&launch, tiles, &outputs, &to);
+                }
+            }
         }
         [d_query, to.key, to.value]
     }

@@ -12,9 +12,8 @@ use super::{
 };
 use crate::cube::warp::Pair;
 use crate::cube::{Quad, allocate, sum_over_lanes};
-use crate::sparse_attention::cube::lists::Lists;
 use crate::sparse_attention::cube::sizes::Sizes;
-use crate::sparse_attention::cube::{Gradients, Inputs, Outputs};
+use crate::sparse_attention::cube::{Gradients, Inputs, Launch, Outputs};
 use burn::tensor::DType;
 
 /// `output . d_output` of each query, `[sequence, query]`, f32.
@@ -46,23 +45,21 @@ pub(in super::super) fn deltas<R: CubeRuntime>(
 
 /// Gradients of the queries: through each chosen chunk into `partial` `[sequence, slot, head_size]`, then through the own chunk and all together.
 pub(in super::super) fn d_queries<R: CubeRuntime>(
-    inputs: &Inputs<R>,
-    sizes: Sizes,
-    sequences: usize,
-    lists: Option<&Lists<R>>,
+    launch: &Launch<R>,
     outputs: &Outputs<R>,
     partial: &CubeTensor<R>,
     d_query: &CubeTensor<R>,
 ) {
+    let inputs = launch.inputs;
+    let lists = &launch.lists;
     let plan = Plan::new(&inputs.query);
     let client = &inputs.query.client;
     // SAFETY: as in `deltas`.
     unsafe {
-        if let Some(lists) = lists {
-            let [.., chunks] = lists.lengths.meta.shape().dims::<3>();
+        if lists.chunk_count > 0 {
             attention_chosen_d_queries::launch_unchecked::<R>(
                 client,
-                CubeCount::Static(lists.tiles() as u32, sequences as u32, 1),
+                launch.cubes(lists.tiles),
                 plan.units(),
                 inputs.query.clone().into_array_arg(),
                 inputs.key.clone().into_array_arg(),
@@ -75,8 +72,8 @@ pub(in super::super) fn d_queries<R: CubeRuntime>(
                 lists.lengths.clone().into_array_arg(),
                 lists.chunks.clone().into_array_arg(),
                 partial.clone().into_array_arg(),
-                sizes.launch(),
-                chunks,
+                launch.sizes.launch(),
+                lists.chunk_count,
                 inputs.slots,
                 inputs.scale,
                 plan,
@@ -85,7 +82,7 @@ pub(in super::super) fn d_queries<R: CubeRuntime>(
         }
         attention_own_d_queries::launch_unchecked::<R>(
             client,
-            CubeCount::Static(sizes.own_tiles(TILE) as u32, sequences as u32, 1),
+            launch.cubes(launch.sizes.own_tiles(TILE)),
             plan.units(),
             inputs.query.clone().into_array_arg(),
             inputs.key.clone().into_array_arg(),
@@ -95,7 +92,7 @@ pub(in super::super) fn d_queries<R: CubeRuntime>(
             outputs.deltas.clone().into_array_arg(),
             partial.clone().into_array_arg(),
             d_query.clone().into_array_arg(),
-            sizes.launch(),
+            launch.sizes.launch(),
             inputs.slots,
             inputs.scale,
             plan,
@@ -106,28 +103,18 @@ pub(in super::super) fn d_queries<R: CubeRuntime>(
 
 /// Gradients of keys and values.
 pub(in super::super) fn d_keys<R: CubeRuntime>(
-    inputs: &Inputs<R>,
-    sizes: Sizes,
-    sequences: usize,
-    lists: Option<&Lists<R>>,
+    launch: &Launch<R>,
     outputs: &Outputs<R>,
     to: &Gradients<R>,
 ) {
+    let inputs = launch.inputs;
+    let lists = &launch.lists;
     let plan = Plan::new(&inputs.query);
-    // Without lists no chunk has one, and what stands for them is not read.
-    let (room, chunks) = lists.map_or((0, 0), |lists| {
-        (lists.tiles() * TILE, lists.lengths.meta.shape()[2])
-    });
-    let unused = || allocate(&inputs.query, [1], DType::U32);
-    let [slots, starts, lengths] = match lists {
-        Some(lists) => [&lists.slots, &lists.starts, &lists.lengths].map(CubeTensor::clone),
-        None => [(); 3].map(|()| unused()),
-    };
     // SAFETY: as in `deltas`.
     unsafe {
         attention_d_keys::launch_unchecked::<R>(
             &inputs.query.client,
-            CubeCount::Static(sizes.own_tiles(TILE) as u32, sequences as u32, 1),
+            launch.cubes(launch.sizes.own_tiles(TILE)),
             plan.units(),
             inputs.query.clone().into_array_arg(),
             inputs.key.clone().into_array_arg(),
@@ -135,14 +122,14 @@ pub(in super::super) fn d_keys<R: CubeRuntime>(
             outputs.d_output.clone().into_array_arg(),
             outputs.saved.clone().into_array_arg(),
             outputs.deltas.clone().into_array_arg(),
-            slots.into_array_arg(),
-            starts.into_array_arg(),
-            lengths.into_array_arg(),
+            lists.slots.clone().into_array_arg(),
+            lists.starts.clone().into_array_arg(),
+            lists.lengths.clone().into_array_arg(),
             to.key.clone().into_array_arg(),
             to.value.clone().into_array_arg(),
-            sizes.launch(),
-            chunks,
-            room,
+            launch.sizes.launch(),
+            lists.chunk_count,
+            lists.room,
             inputs.slots,
             inputs.scale,
             plan,

@@ -8,68 +8,56 @@ use super::{
     store_row, zeros,
 };
 use crate::cube::Quad;
-use crate::sparse_attention::cube::lists::Lists;
 use crate::sparse_attention::cube::sizes::Sizes;
-use crate::sparse_attention::cube::{Inputs, Partials};
+use crate::sparse_attention::cube::{Launch, NO_SCORE, Partials};
 
-/// Attention of each query to each chunk that it chose, into `to`.
-pub(in super::super) fn chosen<R: CubeRuntime>(
-    inputs: &Inputs<R>,
-    sizes: Sizes,
-    lists: &Lists<R>,
-    to: &Partials<R>,
-) {
-    let plan = Plan::new(&inputs.query);
-    let [sequences, _, chunks] = lists.lengths.meta.shape().dims();
-    // SAFETY: the buffers are dense and have the sizes that the kernel's documentation gives, which bound its indices.
-    unsafe {
-        attention_chosen::launch_unchecked::<R>(
-            &inputs.query.client,
-            CubeCount::Static(lists.tiles() as u32, sequences as u32, 1),
-            plan.units(),
-            inputs.query.clone().into_array_arg(),
-            inputs.key.clone().into_array_arg(),
-            inputs.value.clone().into_array_arg(),
-            lists.slots.clone().into_array_arg(),
-            lists.starts.clone().into_array_arg(),
-            lists.lengths.clone().into_array_arg(),
-            lists.chunks.clone().into_array_arg(),
-            to.rows.clone().into_array_arg(),
-            to.lse.clone().into_array_arg(),
-            sizes.launch(),
-            chunks,
-            inputs.slots,
-            inputs.scale,
-            plan,
-            inputs.query.dtype.into(),
-        );
-    }
-}
-
-/// Attention of each query to its own chunk, merged with what `from` holds.
-pub(in super::super) fn own<R: CubeRuntime>(
-    inputs: &Inputs<R>,
-    sizes: Sizes,
-    sequences: usize,
-    from: &Partials<R>,
+/// Outputs: through each chosen chunk into `partials`, then through the own chunk and all together.
+pub(in super::super) fn forward<R: CubeRuntime>(
+    launch: &Launch<R>,
+    partials: &Partials<R>,
     output: &CubeTensor<R>,
     saved: &CubeTensor<R>,
 ) {
+    let inputs = launch.inputs;
+    let lists = &launch.lists;
     let plan = Plan::new(&inputs.query);
-    // SAFETY: as in `chosen`.
+    let client = &inputs.query.client;
+    // SAFETY: the buffers are dense and have the sizes that the kernels' documentation gives, which bound their indices.
     unsafe {
+        if lists.chunk_count > 0 {
+            attention_chosen::launch_unchecked::<R>(
+                client,
+                launch.cubes(lists.tiles),
+                plan.units(),
+                inputs.query.clone().into_array_arg(),
+                inputs.key.clone().into_array_arg(),
+                inputs.value.clone().into_array_arg(),
+                lists.slots.clone().into_array_arg(),
+                lists.starts.clone().into_array_arg(),
+                lists.lengths.clone().into_array_arg(),
+                lists.chunks.clone().into_array_arg(),
+                partials.rows.clone().into_array_arg(),
+                partials.lse.clone().into_array_arg(),
+                launch.sizes.launch(),
+                lists.chunk_count,
+                inputs.slots,
+                inputs.scale,
+                plan,
+                inputs.query.dtype.into(),
+            );
+        }
         attention_own::launch_unchecked::<R>(
-            &inputs.query.client,
-            CubeCount::Static(sizes.own_tiles(TILE) as u32, sequences as u32, 1),
+            client,
+            launch.cubes(launch.sizes.own_tiles(TILE)),
             plan.units(),
             inputs.query.clone().into_array_arg(),
             inputs.key.clone().into_array_arg(),
             inputs.value.clone().into_array_arg(),
-            from.rows.clone().into_array_arg(),
-            from.lse.clone().into_array_arg(),
+            partials.rows.clone().into_array_arg(),
+            partials.lse.clone().into_array_arg(),
             output.clone().into_array_arg(),
             saved.clone().into_array_arg(),
-            sizes.launch(),
+            launch.sizes.launch(),
             inputs.slots,
             inputs.scale,
             plan,
@@ -77,9 +65,6 @@ pub(in super::super) fn own<R: CubeRuntime>(
         );
     }
 }
-
-/// The score of what is not seen: less than any other, so that its weight is 0. The infinite cannot be written in CUDA's C++.
-pub(super) const NO_SCORE: f32 = f32::MIN;
 
 /// The softmax of one query so far.
 #[derive(CubeType)]

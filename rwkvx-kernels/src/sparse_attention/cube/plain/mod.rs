@@ -8,7 +8,7 @@ mod forward;
 mod step;
 
 pub(super) use backward::{d_keys, d_queries, deltas};
-pub(super) use forward::{chosen, own};
+pub(super) use forward::forward;
 pub(super) use step::step;
 
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};

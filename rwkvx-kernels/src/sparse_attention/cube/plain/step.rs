@@ -4,11 +4,11 @@ use burn::tensor::DType;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::*;
 
-use super::forward::{NO_SCORE, Softmax};
+use super::forward::Softmax;
 use super::{Plan, load_row};
 use crate::cube::{Quad, allocate, sum_over_lanes};
-use crate::sparse_attention::cube::Inputs;
 use crate::sparse_attention::cube::sizes::Sizes;
+use crate::sparse_attention::cube::{Inputs, NO_SCORE};
 
 /// Rows that the units of a cube look at at a time.
 const GROUPS: usize = 32;

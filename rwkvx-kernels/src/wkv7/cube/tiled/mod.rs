@@ -11,11 +11,10 @@ mod spans;
 
 use burn::tensor::DType;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
-use cubecl::ir::features::MmaConfig;
-use cubecl::ir::{ElemType, FloatKind, StorageType};
 use cubecl::prelude::*;
 
 use super::{Buffers, Gradients, Writes};
+use crate::cube::warp::has_products;
 use backward::wkv7_backward_tiled;
 pub(super) use chunk::TOKENS;
 use forward::wkv7_forward_tiled;
@@ -44,17 +43,7 @@ impl Tiles {
     ///
     /// bf16 only: scaled rows reach 1.7e4 times the key, beyond f16, and f32 would be rounded to TF32.
     pub(super) fn native<R: CubeRuntime>(client: &ComputeClient<R>, dtype: DType) -> Option<Self> {
-        let element = |kind| StorageType::Scalar(ElemType::Float(kind));
-        let product = MmaConfig {
-            a_type: element(FloatKind::BF16),
-            b_type: element(FloatKind::BF16),
-            cd_type: element(FloatKind::F32),
-            m: 16,
-            n: 8,
-            k: 16,
-        };
-        let has_products = client.properties().features.matmul.mma.contains(&product);
-        (R::name(client) == "cuda" && dtype == DType::BF16 && has_products).then_some(Self {
+        (dtype == DType::BF16 && has_products(client, dtype)).then_some(Self {
             dtype,
             emulated: false,
         })
