@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 
 use super::block::{Block, add_weighted, load_lefts, multiply_rows, store_rows};
-use super::rows::{Rows, list_rows, own_rows, row_in_tile};
+use super::rows::{NO_ROW, Rows, list_rows, own_rows, row_in_tile};
 use super::{BLOCK, Plan, WARPS};
 use crate::cube::warp::{Pair, Warp, no_sums};
 use crate::sparse_attention::cube::sizes::Sizes;
@@ -101,8 +101,10 @@ fn load_queries<F: Float, E: Float>(
     let mut own_deltas = Array::<f32>::new(count);
     #[unroll]
     for r in 0..count {
-        lse[r] = saved[in_sequences[r] as usize * (slots + 1)];
-        own_deltas[r] = deltas[in_sequences[r] as usize];
+        let number = in_sequences[r];
+        let at = select(number == NO_ROW, 0u32, number) as usize;
+        lse[r] = saved[at * (slots + 1)];
+        own_deltas[r] = deltas[at];
     }
     Queries::<E> {
         queries: load_lefts::<F, E>(warp, query, rows, plan),
@@ -168,7 +170,9 @@ pub(super) fn attention_chosen_d_queries_tiled<F: Float, E: Float>(
         let mut in_sequences = Array::<u32>::new(count);
         #[unroll]
         for r in 0..count {
-            in_sequences[r] = rows.slots[r] / slots as u32 + (sizes.first * sizes.queries) as u32;
+            let first = (sizes.first * sizes.queries) as u32;
+            let slot = rows.slots[r];
+            in_sequences[r] = select(slot == NO_ROW, slot, slot / slots as u32 + first);
         }
         let mut own = load_queries::<F, E>(
             &warp,
@@ -195,15 +199,7 @@ pub(super) fn attention_chosen_d_queries_tiled<F: Float, E: Float>(
             plan,
         );
         let factors = filled(scale, count);
-        store_rows::<F>(
-            &warp,
-            &own.gradients,
-            &factors,
-            partial,
-            &rows.slots,
-            &rows.active,
-            plan,
-        );
+        store_rows::<F>(&warp, &own.gradients, &factors, partial, &rows.slots, plan);
     }
 }
 
@@ -264,7 +260,7 @@ pub(super) fn attention_own_d_queries_tiled<F: Float, E: Float>(
     }
     #[unroll(!plan.emulated)]
     for r in 0..count {
-        if rows.active[r] {
+        if rows.slots[r] != NO_ROW {
             let in_sequence = rows.slots[r] as usize;
             for slot in 0..slots {
                 if saved[in_sequence * (slots + 1) + 1 + slot] >= 0.0 {
@@ -280,15 +276,7 @@ pub(super) fn attention_own_d_queries_tiled<F: Float, E: Float>(
         }
     }
     let factors = filled(1.0f32, count);
-    store_rows::<F>(
-        &warp,
-        &own.gradients,
-        &factors,
-        d_query,
-        &rows.rows,
-        &rows.active,
-        plan,
-    );
+    store_rows::<F>(&warp, &own.gradients, &factors, d_query, &rows.rows, plan);
 }
 
 /// A log-sum-exp that makes any weight 0.
@@ -426,23 +414,7 @@ pub(super) fn attention_d_keys_tiled<F: Float, E: Float>(
         first += BLOCK;
     }
     let factors = filled(scale, count_r);
-    store_rows::<F>(
-        &warp,
-        &d_keys,
-        &factors,
-        d_key,
-        &rows.rows,
-        &rows.active,
-        plan,
-    );
+    store_rows::<F>(&warp, &d_keys, &factors, d_key, &rows.rows, plan);
     let factors = filled(1.0f32, count_r);
-    store_rows::<F>(
-        &warp,
-        &d_values,
-        &factors,
-        d_value,
-        &rows.rows,
-        &rows.active,
-        plan,
-    );
+    store_rows::<F>(&warp, &d_values, &factors, d_value, &rows.rows, plan);
 }

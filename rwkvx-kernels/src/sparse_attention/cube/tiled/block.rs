@@ -2,6 +2,7 @@
 
 use cubecl::prelude::*;
 
+use super::rows::NO_ROW;
 use super::{BLOCK, Plan, WARPS};
 use crate::cube::warp::{LANES, Pair, Warp, no_sums};
 
@@ -163,7 +164,7 @@ impl<E: Float> Block<E> {
 }
 
 /// This lane's part of rows of `size` channels as left operands; operand `step` is of channels `16 step ..` and rows
-/// `16 (warp * row_tiles + m) ..`.
+/// `16 (warp * row_tiles + m) ..`. In the place of [`NO_ROW`] it reads row 0.
 #[cube]
 pub(super) fn load_lefts<F: Float, E: Float>(
     warp: &Warp,
@@ -179,8 +180,9 @@ pub(super) fn load_lefts<F: Float, E: Float>(
         for step in 0..steps {
             #[unroll(!plan.emulated)]
             for i in 0..4usize {
-                let row = rows[2 * m + i % 2] as usize * comptime!(plan.size / 2);
-                let at = row + 8 * step + i / 2 * 4 + warp.member;
+                let number = rows[2 * m + i % 2];
+                let row = select(number == NO_ROW, 0u32, number) as usize;
+                let at = row * comptime!(plan.size / 2) + 8 * step + i / 2 * 4 + warp.member;
                 lefts[(m * steps + step) * 4 + i] = Pair::<E>::cast_from(from[at]);
             }
         }
@@ -258,7 +260,7 @@ pub(super) fn add_weighted<E: Float>(
     }
 }
 
-/// Writes a row per lane and half of each tile, `factors` times it, where `active`.
+/// Writes sums `m * size/8 + n` of channels, `factors` times each row, to `rows`, except [`NO_ROW`].
 #[cube]
 pub(super) fn store_rows<F: Float>(
     warp: &Warp,
@@ -266,7 +268,6 @@ pub(super) fn store_rows<F: Float>(
     factors: &Array<f32>,
     to: &mut Array<Pair<F>>,
     rows: &Array<u32>,
-    active: &Array<bool>,
     #[comptime] plan: Plan,
 ) {
     let channel_tiles = comptime!(plan.size / 8);
@@ -274,8 +275,9 @@ pub(super) fn store_rows<F: Float>(
     for m in 0..plan.row_tiles {
         #[unroll(!plan.emulated)]
         for i in 0..2usize {
-            if active[2 * m + i] {
-                let row = rows[2 * m + i] as usize * comptime!(plan.size / 2) + warp.member;
+            let row = rows[2 * m + i];
+            if row != NO_ROW {
+                let row = row as usize * comptime!(plan.size / 2) + warp.member;
                 #[unroll(!plan.emulated)]
                 for n in 0..channel_tiles {
                     let sum = sums[2 * (m * channel_tiles + n) + i];

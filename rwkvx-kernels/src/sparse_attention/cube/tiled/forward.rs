@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 
 use super::block::{Block, add_weighted, load_lefts, multiply_rows, store_rows};
-use super::rows::{Rows, list_rows, own_rows};
+use super::rows::{NO_ROW, Rows, list_rows, own_rows};
 use super::{BLOCK, Plan, WARPS};
 use crate::cube::warp::{Pair, Warp, no_sums};
 use crate::sparse_attention::cube::NO_SCORE;
@@ -212,18 +212,10 @@ pub(super) fn attention_chosen_tiled<F: Float, E: Float>(
             plan,
         );
         let factors = softmax.finish(plan);
-        store_rows::<F>(
-            &warp,
-            &softmax.sum,
-            &factors,
-            partial,
-            &rows.slots,
-            &rows.active,
-            plan,
-        );
+        store_rows::<F>(&warp, &softmax.sum, &factors, partial, &rows.slots, plan);
         #[unroll]
         for r in 0..comptime!(2 * plan.row_tiles) {
-            if rows.active[r] && warp.member == 0 {
+            if rows.slots[r] != NO_ROW && warp.member == 0 {
                 let slot = rows.slots[r] as usize;
                 partial_lse[slot] = softmax.largest[r] + softmax.weight[r].ln();
             }
@@ -275,7 +267,7 @@ pub(super) fn attention_own_tiled<F: Float, E: Float>(
     // A chosen chunk counts like one key whose score is the logarithm of the chunk's sum of weights.
     #[unroll(!plan.emulated)]
     for r in 0..comptime!(2 * plan.row_tiles) {
-        if rows.active[r] {
+        if rows.slots[r] != NO_ROW {
             let own = rows.slots[r] as usize;
             for slot in 0..slots {
                 if saved[own * (slots + 1) + 1 + slot] >= 0.0 {
@@ -297,18 +289,10 @@ pub(super) fn attention_own_tiled<F: Float, E: Float>(
         }
     }
     let factors = softmax.finish(plan);
-    store_rows::<F>(
-        &warp,
-        &softmax.sum,
-        &factors,
-        output,
-        &rows.rows,
-        &rows.active,
-        plan,
-    );
+    store_rows::<F>(&warp, &softmax.sum, &factors, output, &rows.rows, plan);
     #[unroll]
     for r in 0..comptime!(2 * plan.row_tiles) {
-        if rows.active[r] && warp.member == 0 {
+        if rows.slots[r] != NO_ROW && warp.member == 0 {
             let own = rows.slots[r] as usize;
             saved[own * (slots + 1)] = softmax.largest[r] + softmax.weight[r].ln();
         }

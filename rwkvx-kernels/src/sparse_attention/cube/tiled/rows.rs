@@ -6,17 +6,18 @@ use super::Plan;
 use crate::cube::warp::Warp;
 use crate::sparse_attention::cube::sizes::Sizes;
 
+/// In the place of a row that a tile does not have.
+pub(super) const NO_ROW: u32 = u32::MAX;
+
 /// The rows of a lane, `2 row_tiles` of them: `2 m + i` is row `16 m + 8 i + group` of the warp's.
 #[derive(CubeType)]
 pub(super) struct Rows {
-    /// Row in its buffer; of some other if there is none.
+    /// Row in its buffer, or [`NO_ROW`].
     pub(super) rows: Array<u32>,
-    /// In a list, the slot, counted over the sequences of the launch; else `sequence * queries + query`.
+    /// In a list, the slot, counted over the sequences of the launch; else `sequence * queries + query`; or [`NO_ROW`].
     pub(super) slots: Array<u32>,
     /// Time of the first key that it does not see.
     pub(super) seen: Array<u32>,
-    /// Whether there is one.
-    pub(super) active: Array<bool>,
     /// The chunk whose keys they meet.
     pub(super) chunk: usize,
     /// Time of the last row, plus one.
@@ -55,23 +56,22 @@ pub(super) fn list_rows(
     let mut rows = Array::<u32>::new(count);
     let mut own_slots = Array::<u32>::new(count);
     let mut seen = Array::<u32>::new(count);
-    let mut active = Array::<bool>::new(count);
     #[unroll]
     for r in 0..count {
         let first = tile * comptime!(plan.rows());
         let index = first + row_in_tile(warp, r, plan);
         let at = select(index < end, index, first);
         let slot = lists[local * (tiles * comptime!(plan.rows())) + at] as usize;
-        rows[r] = sizes.query_row(sequence, slot / slots) as u32;
-        own_slots[r] = (local * sizes.queries * slots + slot) as u32;
+        let row = sizes.query_row(sequence, slot / slots) as u32;
+        let own_slot = (local * sizes.queries * slots + slot) as u32;
+        rows[r] = select(index < end, row, NO_ROW);
+        own_slots[r] = select(index < end, own_slot, NO_ROW);
         seen[r] = chunk_end as u32;
-        active[r] = index < end;
     }
     Rows {
         rows,
         slots: own_slots,
         seen,
-        active,
         chunk,
         end: chunk_end,
         all_see: chunk_end,
@@ -91,22 +91,21 @@ pub(super) fn own_rows(warp: &Warp, sizes: &Sizes, #[comptime] plan: Plan) -> Ro
     let mut rows = Array::<u32>::new(count);
     let mut slots = Array::<u32>::new(count);
     let mut seen = Array::<u32>::new(count);
-    let mut active = Array::<bool>::new(count);
     #[unroll]
     for r in 0..count {
         let time = first + row_in_tile(warp, r, plan);
         let here = time >= sizes.start && time < chunk_end;
         let query = select(here, time - sizes.start, 0usize.runtime());
-        rows[r] = sizes.query_row(sequence, query) as u32;
-        slots[r] = (sequence * sizes.queries + query) as u32;
+        let row = sizes.query_row(sequence, query) as u32;
+        rows[r] = select(here, row, NO_ROW);
+        let own = (sequence * sizes.queries + query) as u32;
+        slots[r] = select(here, own, NO_ROW);
         seen[r] = (time + 1) as u32;
-        active[r] = here;
     }
     Rows {
         rows,
         slots,
         seen,
-        active,
         chunk,
         end: min(chunk_end, first + comptime!(plan.rows())),
         all_see: first + 1,
