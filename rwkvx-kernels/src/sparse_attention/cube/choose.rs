@@ -3,6 +3,7 @@
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::*;
 
+use super::NO_SCORE;
 use super::sizes::Sizes;
 use crate::cube::Quad;
 
@@ -55,9 +56,6 @@ pub(super) fn launch<R: CubeRuntime>(
         );
     }
 }
-
-/// The score of a place in a ranking that no chunk has.
-const NO_SCORE: f32 = f32::MIN;
 
 /// The lowest score of a chunk.
 const LOWEST: f32 = f32::MIN / 2.0;
@@ -113,9 +111,7 @@ fn attention_choose<F: Float>(
     let to = (sequence * sizes.queries + index) * comptime!(slots + 1) + 1;
     if comptime!(lanes == 1) {
         if active {
-            for slot in 0..slots {
-                saved[to + slot] = written(best.chunks[slot]);
-            }
+            best.write(saved, to, slots);
         }
     } else {
         // The best of all lanes' first, which its lane then drops, slot after slot.
@@ -160,14 +156,14 @@ fn written(chunk: u32) -> f32 {
 
 /// The best chunks so far, best first.
 #[derive(CubeType)]
-struct Ranking {
+pub(super) struct Ranking {
     scores: Array<f32>,
     chunks: Array<u32>,
 }
 
 #[cube]
 impl Ranking {
-    fn new(#[comptime] slots: usize) -> Ranking {
+    pub(super) fn new(#[comptime] slots: usize) -> Ranking {
         let mut scores = Array::<f32>::new(slots);
         let mut chunks = Array::<u32>::new(slots);
         for slot in 0..slots {
@@ -178,7 +174,8 @@ impl Ranking {
     }
 
     /// Takes `chunk` in if it is among the best. Chunks come in rising order.
-    fn offer(&mut self, score: f32, chunk: u32, #[comptime] slots: usize) {
+    pub(super) fn offer(&mut self, score: f32, chunk: u32, #[comptime] slots: usize) {
+        let score = select(score >= LOWEST, score, LOWEST);
         if score > self.scores[slots - 1] {
             let mut score = score;
             let mut chunk = chunk;
@@ -193,6 +190,13 @@ impl Ranking {
                 score = select(placed, held_score, score);
                 chunk = select(placed, held_chunk, chunk);
             }
+        }
+    }
+
+    /// Writes the chunks to `saved` from `to` on.
+    pub(super) fn write(&self, saved: &mut Array<f32>, to: usize, #[comptime] slots: usize) {
+        for slot in 0..slots {
+            saved[to + slot] = written(self.chunks[slot]);
         }
     }
 

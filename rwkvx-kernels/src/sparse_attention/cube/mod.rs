@@ -249,7 +249,12 @@ impl<R: CubeRuntime> Inputs<R> {
         let row = [self.sequences, self.sizes.queries, 1 + self.slots];
         let choices = allocate(&self.query, row, DType::F32);
         if let Some(means) = &self.means {
-            choose::launch(&self.query, means, &choices, self.sizes);
+            match self.kernels {
+                Kernels::Tiled(tiles) if tiled::can_choose(self.sizes.queries) => {
+                    tiled::choose(self, tiles, means, &choices);
+                }
+                _ => choose::launch(&self.query, means, &choices, self.sizes),
+            }
         }
         choices
     }

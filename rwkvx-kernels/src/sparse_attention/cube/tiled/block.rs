@@ -112,6 +112,37 @@ impl<E: Float> Block<E> {
         }
     }
 
+    /// As [`load`](Self::load) from f32, or what rounding to `E` takes away.
+    pub(super) fn load_rounded(
+        &mut self,
+        from: &Array<Vector<f32, Const<4>>>,
+        at: usize,
+        count: usize,
+        #[comptime] rest: bool,
+        #[comptime] size: usize,
+    ) {
+        let width = comptime!(size / 4);
+        let mut i = UNIT_POS as usize;
+        while i < comptime!(BLOCK / 2 * size / 4) {
+            let pair = i / width;
+            let quad = i % width;
+            let mut upper = Vector::<f32, Const<4>>::new(0.0);
+            let mut lower = Vector::<f32, Const<4>>::new(0.0);
+            if 2 * pair < count {
+                upper = from[at + 2 * pair * width + quad];
+            }
+            if 2 * pair + 1 < count {
+                lower = from[at + (2 * pair + 1) * width + quad];
+            }
+            if comptime!(rest) {
+                upper -= Vector::cast_from(Vector::<E, Const<4>>::cast_from(upper));
+                lower -= Vector::cast_from(Vector::<E, Const<4>>::cast_from(lower));
+            }
+            self.put::<f32>(upper, lower, pair, quad, size);
+            i += comptime!(WARPS * LANES);
+        }
+    }
+
     /// Brings in the rows whose numbers are in `rows`, `count` of them; zeros after them.
     pub(super) fn gather<F: Float>(
         &mut self,
@@ -211,8 +242,23 @@ pub(super) fn multiply_rows<E: Float>(
     #[comptime] tiles: usize,
     #[comptime] plan: Plan,
 ) -> Array<Pair<f32>> {
-    let steps = comptime!(plan.size / 16);
     let mut sums = no_sums(comptime!(plan.row_tiles * tiles));
+    add_products(warp, lefts, block, first, &mut sums, tiles, plan);
+    sums
+}
+
+/// Adds what [`multiply_rows`] gives.
+#[cube]
+pub(super) fn add_products<E: Float>(
+    warp: &mut Warp,
+    lefts: &Array<Pair<E>>,
+    block: &Block<E>,
+    first: usize,
+    sums: &mut Array<Pair<f32>>,
+    #[comptime] tiles: usize,
+    #[comptime] plan: Plan,
+) {
+    let steps = comptime!(plan.size / 16);
     #[unroll(!plan.emulated)]
     for n in 0..tiles {
         #[unroll(!plan.emulated)]
@@ -221,11 +267,10 @@ pub(super) fn multiply_rows<E: Float>(
             #[unroll(!plan.emulated)]
             for m in 0..plan.row_tiles {
                 let left = left(lefts, m * steps + step);
-                warp.multiply_add(&left, &right, &mut sums, m * tiles + n);
+                warp.multiply_add(&left, &right, sums, m * tiles + n);
             }
         }
     }
-    sums
 }
 
 /// Adds the product of `weights`, sums as [`multiply_rows`] gives them, with the block's rows: to sums `m * size/8 + n` of rows' channels.

@@ -5,6 +5,7 @@
 
 mod backward;
 mod block;
+mod choose;
 mod forward;
 mod rows;
 
@@ -13,11 +14,12 @@ use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::*;
 use enumset::EnumSet;
 
-use super::{Gradients, Launch, Outputs, Partials};
+use super::{Gradients, Inputs, Launch, Outputs, Partials};
 use crate::cube::warp::{LANES, has_products};
 use backward::{
     attention_chosen_d_queries_tiled, attention_d_keys_tiled, attention_own_d_queries_tiled,
 };
+use choose::attention_choose_tiled;
 use forward::{attention_chosen_tiled, attention_own_tiled};
 
 /// Warps of a cube.
@@ -89,6 +91,43 @@ impl Tiles {
             row_tiles: if size <= 64 { row_tiles } else { 1 },
             emulated: self.emulated,
         }
+    }
+}
+
+/// Whether [`choose`] is worth it: there are queries for its tiles.
+pub(super) fn can_choose(queries: usize) -> bool {
+    queries >= WARPS * LANES
+}
+
+/// Writes the choices of all queries into `saved`, as `attention_choose` does.
+pub(super) fn choose<R: CubeRuntime>(
+    inputs: &Inputs<R>,
+    tiles: Tiles,
+    means: &CubeTensor<R>,
+    saved: &CubeTensor<R>,
+) {
+    let [sequences, chunks, size] = means.meta.shape().dims();
+    let plan = Plan {
+        size,
+        row_tiles: 2,
+        emulated: tiles.emulated,
+    };
+    let cubes = inputs.sizes.queries.div_ceil(plan.rows());
+    // SAFETY: as in `forward`.
+    unsafe {
+        attention_choose_tiled::launch_unchecked::<R>(
+            &inputs.query.client,
+            CubeCount::Static(cubes as u32, sequences as u32, 1),
+            units(),
+            inputs.query.clone().into_array_arg(),
+            means.clone().into_array_arg(),
+            saved.clone().into_array_arg(),
+            inputs.sizes.launch(),
+            chunks,
+            inputs.slots,
+            plan,
+            [inputs.query.dtype.into(), tiles.dtype.into()],
+        );
     }
 }
 
