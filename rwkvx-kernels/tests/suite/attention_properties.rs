@@ -1,7 +1,11 @@
 //! The attention at awkward sizes, with ties, and with part of the gradient graph missing.
 
 use burn::backend::Autodiff;
+#[cfg(any(feature = "cuda", feature = "vulkan"))]
+use burn::tensor::DType;
 use rwkvx_kernels::ChunkTopK;
+#[cfg(any(feature = "cuda", feature = "vulkan"))]
+use rwkvx_kernels::sparse_attention;
 
 use crate::oracle;
 use crate::support::{Array, Defined, Operators, TOLERANCE, assert_close};
@@ -195,6 +199,20 @@ fn gradients_are_the_slopes_of_attention_with_the_choice_held<O: Operators>() {
     }
 }
 
+fn every_run_gives_the_same_bits<O: Operators>() {
+    let (chunks, arrays) = (shape(16, 4), qkv([2, 400, 2, 32], 9));
+    let output = run::<O>(&arrays, chunks).values;
+    let first = gradients::<O>(&arrays, chunks, [true; 3]);
+    for _ in 0..3 {
+        assert_eq!(run::<O>(&arrays, chunks).values, output);
+        let again = gradients::<O>(&arrays, chunks, [true; 3]);
+        for ((name, again), first) in NAMES.iter().zip(again).zip(&first) {
+            let first = first.as_ref().expect("tracked");
+            assert_eq!(again.expect("tracked").values, first.values, "{name}");
+        }
+    }
+}
+
 fn frozen_inputs_get_no_gradient_and_change_no_other<O: Operators>() {
     let (chunks, arrays) = (shape(8, 2), qkv([1, 50, 2, 32], 8));
     let all = gradients::<O>(&arrays, chunks, [true; 3]);
@@ -217,5 +235,47 @@ crate::on_all_bodies!(
     large_scores_stay_finite,
     gradients_at_any_size_are_those_of_the_definition,
     gradients_are_the_slopes_of_attention_with_the_choice_held,
+    every_run_gives_the_same_bits,
     frozen_inputs_get_no_gradient_and_change_no_other,
 );
+
+/// bf16 is what CUDA trains in; software Vulkan has f16 alone.
+#[cfg(any(feature = "cuda", feature = "vulkan"))]
+fn halves_are_read_as_they_are<B: rwkvx_kernels::KernelBackend>(dtype: DType, tolerance: f64) {
+    let chunks = shape(16, 3);
+    let dims = [1, 300, 2, 64];
+    let arrays = qkv(dims, 10).map(|array| Array::of(array.tensor::<B>().cast(dtype)));
+    let run = |dtype| {
+        let leaves = arrays
+            .each_ref()
+            .map(|array| array.tensor::<Autodiff<B>>().cast(dtype).require_grad());
+        let [q, k, v] = leaves.clone();
+        let output = sparse_attention(q, k, v, chunks);
+        assert_eq!(output.dtype(), dtype);
+        let gradients = (output.clone().cast(DType::F32) * Array::normal(dims, 99).tensor())
+            .sum()
+            .backward();
+        let mut results = vec![("output", Array::of(output))];
+        for (name, leaf) in NAMES.into_iter().zip(leaves) {
+            let gradient = leaf.grad(&gradients).expect("tracked");
+            assert_eq!(gradient.dtype(), dtype);
+            results.push((name, Array::of(gradient)));
+        }
+        results
+    };
+    for ((name, found), (_, expected)) in run(dtype).iter().zip(&run(DType::F32)) {
+        assert_close(name, found, expected, tolerance);
+    }
+}
+
+#[cfg(feature = "vulkan")]
+#[test]
+fn sequences_in_f16_are_read_as_they_are_on_vulkan() {
+    halves_are_read_as_they_are::<crate::Vulkan>(DType::F16, 1e-3);
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn sequences_in_bf16_are_read_as_they_are_on_cuda() {
+    halves_are_read_as_they_are::<burn::backend::Cuda>(DType::BF16, 1e-2);
+}
