@@ -10,8 +10,9 @@ use burn::tensor::{Distribution, Tensor, activation, backend::Backend};
 use burn_flex::Flex;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rwkvx_kernels::{
-    ChunkTopK, KernelBackend, KvCache, Wkv7Inputs, Wkv7Output, reference, sigmoid,
-    sparse_attention, tanh, wkv7,
+    ChunkTopK, KernelBackend, KeyInputs, Keys, KvCache, OutputInputs, ValueInputs, Wkv7Inputs,
+    Wkv7Output, gate_output, mix_value, prepare_keys, reference, sigmoid, sparse_attention, tanh,
+    token_shift, wkv7,
 };
 
 type Train = Autodiff<Flex>;
@@ -259,9 +260,147 @@ fn bench_pointwise(c: &mut Criterion) {
     group.finish();
 }
 
+/// What a time mix does around its recurrence, forward and backward.
+fn bench_time_mix(c: &mut Criterion) {
+    type Body = fn(&TimeMixInputs) -> Vec<Tensor<Train, 2>>;
+    let bodies: [(&str, [Body; 2]); 4] = [
+        (
+            "token_shift",
+            [
+                |x| token_shift(x.shifted(), None, x.vectors::<6>()).into(),
+                |x| reference::token_shift(x.shifted(), None, x.vectors::<6>().into()),
+            ],
+        ),
+        (
+            "prepare_keys",
+            [
+                |x| every(prepare_keys(x.keys())),
+                |x| every(reference::prepare_keys(x.keys())),
+            ],
+        ),
+        (
+            "mix_value",
+            [
+                |x| vec![mix_value(x.value())],
+                |x| vec![reference::mix_value(x.value())],
+            ],
+        ),
+        (
+            "gate_output",
+            [
+                |x| vec![gate_output(x.output())],
+                |x| vec![reference::gate_output(x.output())],
+            ],
+        ),
+    ];
+    for dims in [SIZES[0], SIZES[2]] {
+        let inputs = TimeMixInputs::new(dims);
+        let [batch, time, heads, size] = dims;
+        let weights = Tensor::random(
+            [batch * time, heads * size],
+            Distribution::Default,
+            &Default::default(),
+        );
+        for (operator, bodies) in bodies {
+            let label = format!("{operator} forward+backward/{}", name(dims));
+            let mut group = c.benchmark_group(label);
+            for (body, run) in ["cpu", "reference"].into_iter().zip(bodies) {
+                group.bench_function(BenchmarkId::from_parameter(body), |b| {
+                    b.iter(|| {
+                        let losses = run(&inputs)
+                            .into_iter()
+                            .map(|y| (y * weights.clone()).sum());
+                        let loss = losses.reduce(|sum, loss| sum + loss).expect("an output");
+                        black_box(loss.backward())
+                    })
+                });
+            }
+            group.finish();
+        }
+    }
+}
+
+/// Sequences and parameters of which each operator takes as many as it needs.
+struct TimeMixInputs {
+    dims: [usize; 4],
+    sequences: [Tensor<Train, 2>; 5],
+    vectors: [Tensor<Train, 1>; 6],
+}
+
+impl TimeMixInputs {
+    fn new(dims: [usize; 4]) -> Self {
+        let [batch, time, heads, size] = dims;
+        let sequence = || normal(dims).reshape([batch * time, heads * size]);
+        let vector = || normal([1, 1, heads, size]).reshape([heads * size]);
+        Self {
+            dims,
+            sequences: [(); 5].map(|()| sequence().detach().require_grad()),
+            vectors: [(); 6].map(|()| vector().detach().require_grad()),
+        }
+    }
+
+    fn shifted(&self) -> Tensor<Train, 3> {
+        let [batch, time, heads, size] = self.dims;
+        self.sequences[0]
+            .clone()
+            .reshape([batch, time, heads * size])
+    }
+
+    fn vectors<const N: usize>(&self) -> [Tensor<Train, 1>; N] {
+        std::array::from_fn(|i| self.vectors[i].clone())
+    }
+
+    fn keys(&self) -> KeyInputs<Train> {
+        let [decay, rate, key, ..] = self.sequences.clone();
+        let [decay_bias, rate_bias, removal_scale, rate_scale] = self.vectors();
+        KeyInputs {
+            decay,
+            rate,
+            key,
+            decay_bias,
+            rate_bias,
+            removal_scale,
+            rate_scale,
+            head_size: self.dims[3],
+        }
+    }
+
+    fn value(&self) -> ValueInputs<Train> {
+        let [value, first, amount, ..] = self.sequences.clone();
+        let [amount_bias] = self.vectors();
+        ValueInputs {
+            value,
+            first,
+            amount,
+            amount_bias,
+        }
+    }
+
+    fn output(&self) -> OutputInputs<Train> {
+        let [output, receptance, key, value, gate] = self.sequences.clone();
+        let [weight, bias, bonus] = self.vectors();
+        let [_, _, heads, size] = self.dims;
+        OutputInputs {
+            output,
+            receptance,
+            key,
+            value,
+            gate,
+            weight,
+            bias,
+            bonus: bonus.reshape([heads, size]),
+        }
+    }
+}
+
+fn every(keys: Keys<Train>) -> Vec<Tensor<Train, 2>> {
+    vec![keys.log_decay, keys.key, keys.removal, keys.replacement]
+}
+
 criterion_group!(
     benches,
     bench_wkv7,
+    bench_time_mix,
     bench_attention,
     bench_decode,
     bench_pointwise

@@ -245,6 +245,9 @@ macro_rules! impl_cpu {
             const ATTENTION_GRADIENT: Option<AttentionGradient<Self>> =
                 Some(sparse_attention::cpu::gradient());
 
+            const TIME_MIX_BACKWARD: Option<TimeMixBackward<Self>> =
+                Some(time_mix::cpu::backward());
+
             fn wkv7(inputs: Wkv7Inputs<Self>) -> Wkv7Output<Self> {
                 wkv7::cpu::wkv7(inputs)
             }
@@ -293,6 +296,26 @@ macro_rules! impl_cpu {
                 dy: FloatTensor<Self>,
             ) -> FloatTensor<Self> {
                 pointwise::cpu::backward::<Self>(function, y, dy)
+            }
+
+            fn token_shift(
+                x: Tensor<Self, 3>,
+                carry: Option<Tensor<Self, 2>>,
+                amounts: Vec<Tensor<Self, 1>>,
+            ) -> Vec<Tensor<Self, 2>> {
+                time_mix::cpu::token_shift(x, carry, amounts)
+            }
+
+            fn prepare_keys(inputs: KeyInputs<Self>) -> Keys<Self> {
+                time_mix::cpu::prepare_keys(inputs)
+            }
+
+            fn mix_value(inputs: ValueInputs<Self>) -> Tensor<Self, 2> {
+                time_mix::cpu::mix_value(inputs)
+            }
+
+            fn gate_output(inputs: OutputInputs<Self>) -> Tensor<Self, 2> {
+                time_mix::cpu::gate_output(inputs)
             }
         }
     };

@@ -46,7 +46,7 @@ pub struct Keys<B: Backend> {
 /// key       = key (1 + (a - 1) rate_scale)                replacement = kk a
 /// ```
 ///
-/// Differentiable in everything. By hand: 7 passes, and 10 for the gradient. In tensor operations: 36, and some 70.
+/// Differentiable in everything. By hand: 7 passes, and 10 for the gradient. In tensor operations: 30, and some 70.
 ///
 /// # Panics
 /// If a shape is none of these, or the channels are not a whole number of heads.

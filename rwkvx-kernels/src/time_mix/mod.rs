@@ -13,6 +13,8 @@
 //! are parameters, may have another float type than the sequences.
 
 pub(crate) mod autodiff;
+#[cfg(feature = "cpu")]
+pub(crate) mod cpu;
 #[cfg(feature = "cube")]
 pub(crate) mod cube;
 mod keys;

@@ -31,7 +31,7 @@ pub struct OutputInputs<B: Backend> {
 /// (normal weight + bias + (receptance . key bonus) value) gate
 /// ```
 ///
-/// as `[rows, channels]`. Differentiable in everything. By hand: 6 passes, and 11 for the gradient. In tensor operations: 33, and some 70.
+/// as `[rows, channels]`. Differentiable in everything. By hand: 6 passes, and 11 for the gradient. In tensor operations: 27, and some 70.
 ///
 /// # Panics
 /// If a shape is none of these, or the channels are not those of the heads.
