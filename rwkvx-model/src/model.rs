@@ -82,6 +82,24 @@ impl<B: KernelBackend> RwkvX<B> {
         self.rwkv.ln_out.forward(self.run(ids, None))
     }
 
+    /// The residual stream before the first layer: `[batch, time]` to `[batch, time, channels]`.
+    pub fn embed(&self, ids: Tensor<B, 2, Int>) -> Tensor<B, 3> {
+        self.rwkv.emb.forward(ids)
+    }
+
+    /// The residual stream `[batch, time, channels]` of whole texts after recurrent block `layer` and the sparse block behind it, if there is one.
+    ///
+    /// `value_first` is the value of layer 0, `[batch * time, channels]`: layer 0 sets it, the others need it.
+    /// [`embed`](Self::embed), all layers and the last norm are what [`hidden`](Self::hidden) computes.
+    pub fn layer(
+        &self,
+        layer: usize,
+        x: Tensor<B, 3>,
+        value_first: &mut Option<Tensor<B, 2>>,
+    ) -> Tensor<B, 3> {
+        self.run_layer(layer, x, value_first, None)
+    }
+
     /// `hidden x head^T`: `[batch, time, channels]` to `[batch, time, vocab]`.
     pub fn head(&self, hidden: Tensor<B, 3>) -> Tensor<B, 3> {
         let [batch, time, channels] = hidden.dims();
@@ -137,18 +155,29 @@ impl<B: KernelBackend> RwkvX<B> {
             assert_eq!(batch, state.batch(), "batch of the ids and of the state");
             state.tokens += time;
         }
-        let mut x = self.rwkv.emb.forward(ids); // [batch, time, channels]
+        let mut x = self.embed(ids);
         let mut value_first = None;
-        for (layer, block) in self.rwkv.blocks.iter().enumerate() {
-            let block_state = state
-                .as_deref_mut()
-                .map(|state| &mut state.recurrent[layer]);
-            x = block.forward(x, &mut value_first, block_state);
-            if let Some(sparse) = self.config.sparse_after(layer) {
-                let block_state = state.as_deref_mut().map(|state| &mut state.sparse[sparse]);
-                x = self.moba[sparse].forward(x, &self.config, block_state);
-            }
+        for layer in 0..self.rwkv.blocks.len() {
+            x = self.run_layer(layer, x, &mut value_first, state.as_deref_mut());
         }
         x
+    }
+
+    fn run_layer(
+        &self,
+        layer: usize,
+        x: Tensor<B, 3>,
+        value_first: &mut Option<Tensor<B, 2>>,
+        mut state: Option<&mut State<B>>,
+    ) -> Tensor<B, 3> {
+        let block_state = state
+            .as_deref_mut()
+            .map(|state| &mut state.recurrent[layer]);
+        let x = self.rwkv.blocks[layer].forward(x, value_first, block_state);
+        let Some(sparse) = self.config.sparse_after(layer) else {
+            return x;
+        };
+        let block_state = state.map(|state| &mut state.sparse[sparse]);
+        self.moba[sparse].forward(x, &self.config, block_state)
     }
 }

@@ -97,6 +97,9 @@ pub struct StageConfig {
     /// The results do not depend on it.
     #[serde(default = "one")]
     pub threads: usize,
+    /// Keep only the input of each layer, and compute the layer again on the way back: less memory for about a third more time.
+    #[serde(default)]
+    pub recompute: bool,
     /// Learning rate after the warm-up.
     pub learning_rate: f64,
     /// Learning rate at the end.

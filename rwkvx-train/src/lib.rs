@@ -6,6 +6,7 @@
 //! | [`phase`] | base, stage 1, stage 2, and the plain model beside them: what each trains |
 //! | [`data`] | samples as a pure function of the step, and Burn's data loader over them |
 //! | [`step`], [`workers`] | micro-batches, accumulation, clipping: what the learner calls |
+//! | [`recompute`] | gradients layer by layer, for long contexts |
 //! | [`head_loss`], [`longce`] | cross-entropy without the logits of a whole batch, L2Wrap, token weights |
 //! | [`gradient`], [`optimizer`], [`schedule`] | global norm, AdamW with RWKV's groups, warm-up and cosine |
 //! | [`session`], [`journal`], [`checkpoint`] | the trace of every step, and the checkpoint that resuming starts from |
@@ -31,6 +32,7 @@ pub mod optimizer;
 pub mod phase;
 pub mod presets;
 pub mod questions;
+pub mod recompute;
 pub mod relay;
 pub mod report;
 pub mod run;

@@ -192,6 +192,7 @@ impl<B: KernelBackend> Run<'_, B> {
             longce: stage.longce.map(LongCeChoice::settings),
             l2_wrap: self.config.l2_wrap,
             clip_norm: self.config.optimizer.clip_norm,
+            recompute: stage.recompute,
         };
         let feed = Feed {
             source: Arc::new(self.source(phase, stage)?),

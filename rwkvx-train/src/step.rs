@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use burn::module::{AutodiffModule, Module};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::backend::{AutodiffBackend, Backend};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Int, Tensor, TensorData};
 use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use rwkvx_kernels::KernelBackend;
 use rwkvx_model::{RwkvX, tokens};
@@ -15,6 +15,7 @@ use crate::data::{Batch, Sample};
 use crate::gradient;
 use crate::head_loss::{HeadLoss, L2_WRAP, Objective, head_loss};
 use crate::longce::LongCe;
+use crate::recompute;
 use crate::relay::Relay;
 use crate::workers::Workers;
 
@@ -27,6 +28,8 @@ pub struct StepSettings {
     pub l2_wrap: bool,
     /// Largest norm of the whole gradient.
     pub clip_norm: Option<f64>,
+    /// Whether each layer is computed again on the way back, see [`recompute`](crate::recompute).
+    pub recompute: bool,
 }
 
 /// What one step came to.
@@ -70,6 +73,9 @@ type Backward<B> = (
     GradientsParams,
     Tensor<<B as AutodiffBackend>::InnerBackend, 1>,
 );
+
+/// Token ids without a graph.
+type Ids<B> = Tensor<<B as AutodiffBackend>::InnerBackend, 2, Int>;
 
 impl<B: Backend> Trainee<B> {
     /// Wraps a model for the learner.
@@ -182,20 +188,28 @@ where
         total_weight: f64,
         l2_wrap: f64,
     ) -> Result<Backward<B>> {
-        let HeadLoss { loss, value, nll } = self.loss(model, samples, total_weight, l2_wrap)?;
-        let gradients = GradientsParams::from_grads(loss.backward(), model);
+        let (ids, objective) = self.objective(model, samples, total_weight, l2_wrap)?;
+        let loss = |hidden| head_loss(hidden, model.rwkv.head.weight.val(), objective);
+        let (gradients, HeadLoss { value, nll, .. }) = if self.settings.recompute {
+            recompute::backward(model, ids, loss)
+        } else {
+            let result = loss(model.hidden(Tensor::from_inner(ids)));
+            let gradients = result.loss.clone().backward();
+            (GradientsParams::from_grads(gradients, model), result)
+        };
         let answers = answer_mask(samples, nll.dims(), &nll.device());
         let sums = Tensor::cat(vec![value, nll.clone().sum(), (nll * answers).sum()], 0);
         Ok((gradients, sums))
     }
 
-    fn loss(
+    /// Ids `[batch, time]` of the samples, and what they are to be trained on.
+    fn objective(
         &self,
         model: &RwkvX<B>,
         samples: &[Sample],
         total_weight: f64,
         l2_wrap: f64,
-    ) -> Result<HeadLoss<B>> {
+    ) -> Result<(Ids<B>, Objective<B::InnerBackend>)> {
         let device = model.device();
         let vocab_size = model.config().vocab_size;
         let inputs: Vec<&[u32]> = samples.iter().map(Sample::inputs).collect();
@@ -212,14 +226,13 @@ where
             .settings
             .longce
             .and_then(|longce| longce.short_losses(&model.valid(), &ids, &targets));
-        let hidden = model.hidden(Tensor::from_inner(ids)); // [batch, time, channels]
         let objective = Objective {
             targets,
             shares,
             short,
             l2_wrap,
         };
-        Ok(head_loss(hidden, model.rwkv.head.weight.val(), objective))
+        Ok((ids, objective))
     }
 }
 

@@ -59,6 +59,42 @@ fn workers_change_no_bit() {
     );
 }
 
+/// Frozen parameters and those of all other phases; LongCE, whose short passes run beside.
+#[test]
+fn computing_layers_again_changes_no_gradient() {
+    let longce = LongCe {
+        context: 8,
+        stride: 4,
+        gamma: 5.0,
+        first: 0,
+    };
+    let batch = batch(rows(3, 25, 50), 2);
+    for phase in [Phase::Base, Phase::Stage1, Phase::Stage2] {
+        let settings = StepSettings {
+            longce: (phase == Phase::Stage2).then_some(longce),
+            l2_wrap: true,
+            ..PLAIN
+        };
+        let kept = trainee(phase, settings);
+        let settings = StepSettings {
+            recompute: true,
+            ..settings
+        };
+        let model = kept.model.clone();
+        let again = Trainee::new(model, settings, Workers::default(), Relay::default());
+        let (expected, expected_report) = kept.gradients(&batch).unwrap();
+        let (found, report) = again.gradients(&batch).unwrap();
+        assert_eq!(report.loss, expected_report.loss, "{phase:?}");
+        let expected = gradients(&kept.model, &expected);
+        for ((name, found), (_, expected)) in gradients(&again.model, &found).iter().zip(expected) {
+            assert_eq!(found.is_some(), expected.is_some(), "{phase:?}: {name}");
+            if let (Some(found), Some(expected)) = (found, expected) {
+                assert_close(name, found, &expected, 1e-5);
+            }
+        }
+    }
+}
+
 #[test]
 fn accumulating_micro_batches_equals_one_big_batch() {
     let settings = StepSettings {

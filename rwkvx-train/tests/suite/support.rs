@@ -22,6 +22,7 @@ pub(crate) const PLAIN: StepSettings = StepSettings {
     longce: None,
     l2_wrap: true,
     clip_norm: None,
+    recompute: false,
 };
 
 /// A file made by the oracle in PyTorch, in float64 (see tests/golden/README.md).
