@@ -5,8 +5,10 @@ use std::ops::Range;
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::{Int, Tensor, backend::Backend};
 
+use crate::cross_entropy::{self, RowLosses};
+use crate::known_gradient;
 use crate::pointwise::{self, Pointwise};
 use crate::sparse_attention::{self, AttentionGradient, CachedRows, ChunkTopK};
 use crate::time_mix::{self, KeyInputs, Keys, OutputInputs, TimeMixBackward, ValueInputs};
@@ -119,6 +121,34 @@ pub trait KernelBackend: Backend {
     fn gate_output(inputs: OutputInputs<Self>) -> Tensor<Self, 2> {
         time_mix::reference::gate_output(inputs)
     }
+
+    /// The losses of rows of logits; see [`cross_entropy_rows`](crate::cross_entropy_rows).
+    fn cross_entropy_rows(
+        logits: Tensor<Self, 2>,
+        targets: Tensor<Self, 1, Int>,
+    ) -> RowLosses<Self> {
+        cross_entropy::reference::cross_entropy_rows(logits, targets)
+    }
+
+    /// The gradient of the logits; see [`cross_entropy_gradient`](crate::cross_entropy_gradient).
+    fn cross_entropy_gradient(
+        logits: Tensor<Self, 2>,
+        targets: Tensor<Self, 1, Int>,
+        losses: RowLosses<Self>,
+        shares: Tensor<Self, 1>,
+        l2_wrap: f64,
+    ) -> Tensor<Self, 2> {
+        cross_entropy::reference::cross_entropy_gradient(logits, targets, losses, shares, l2_wrap)
+    }
+
+    /// A number with a gradient that is known; see [`with_gradient`](crate::with_gradient).
+    fn with_gradient<const D: usize>(
+        value: Tensor<Self, 1>,
+        x: Tensor<Self, D>,
+        gradient: Tensor<Self, D>,
+    ) -> Tensor<Self, 1> {
+        known_gradient::reference(value, x, gradient)
+    }
 }
 
 impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
@@ -165,6 +195,14 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
 
     fn gate_output(inputs: OutputInputs<Self>) -> Tensor<Self, 2> {
         time_mix::autodiff::gate_output(inputs)
+    }
+
+    fn with_gradient<const D: usize>(
+        value: Tensor<Self, 1>,
+        x: Tensor<Self, D>,
+        gradient: Tensor<Self, D>,
+    ) -> Tensor<Self, 1> {
+        known_gradient::autodiff(value, x, gradient)
     }
 }
 
@@ -232,6 +270,23 @@ where
 
     fn gate_output(inputs: OutputInputs<Self>) -> Tensor<Self, 2> {
         time_mix::cube::gate_output(inputs)
+    }
+
+    fn cross_entropy_rows(
+        logits: Tensor<Self, 2>,
+        targets: Tensor<Self, 1, Int>,
+    ) -> RowLosses<Self> {
+        cross_entropy::cube::cross_entropy_rows(logits, targets)
+    }
+
+    fn cross_entropy_gradient(
+        logits: Tensor<Self, 2>,
+        targets: Tensor<Self, 1, Int>,
+        losses: RowLosses<Self>,
+        shares: Tensor<Self, 1>,
+        l2_wrap: f64,
+    ) -> Tensor<Self, 2> {
+        cross_entropy::cube::cross_entropy_gradient(logits, targets, losses, shares, l2_wrap)
     }
 }
 
@@ -316,6 +371,23 @@ macro_rules! impl_cpu {
 
             fn gate_output(inputs: OutputInputs<Self>) -> Tensor<Self, 2> {
                 time_mix::cpu::gate_output(inputs)
+            }
+
+            fn cross_entropy_rows(
+                logits: Tensor<Self, 2>,
+                targets: Tensor<Self, 1, Int>,
+            ) -> RowLosses<Self> {
+                cross_entropy::cpu::cross_entropy_rows(logits, targets)
+            }
+
+            fn cross_entropy_gradient(
+                logits: Tensor<Self, 2>,
+                targets: Tensor<Self, 1, Int>,
+                losses: RowLosses<Self>,
+                shares: Tensor<Self, 1>,
+                l2_wrap: f64,
+            ) -> Tensor<Self, 2> {
+                cross_entropy::cpu::cross_entropy_gradient(logits, targets, losses, shares, l2_wrap)
             }
         }
     };

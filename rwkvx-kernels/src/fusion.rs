@@ -7,12 +7,13 @@
 use std::ops::Range;
 
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{Tensor, TensorMetadata, TensorPrimitive};
+use burn::tensor::{DType, Int, Shape, Tensor, TensorMetadata, TensorPrimitive};
 use burn_fusion::stream::OperationStreams;
-use burn_fusion::{Fusion, FusionBackend, NoOp, get_client};
+use burn_fusion::{Client, Fusion, FusionBackend, FusionTensor, NoOp, get_client};
 use burn_ir::{InitOperationIr, OperationIr};
 
 use crate::KernelBackend;
+use crate::cross_entropy::RowLosses;
 use crate::sparse_attention::{
     AttentionGradient, AttentionGrads, AttentionInputs, CachedRows, ChunkTopK,
 };
@@ -201,6 +202,38 @@ impl<B: KernelBackend + FusionBackend> KernelBackend for Fusion<B> {
     fn gate_output(inputs: OutputInputs<Self>) -> Tensor<Self, 2> {
         outer(B::gate_output(inner_output(inputs)))
     }
+
+    fn cross_entropy_rows(
+        logits: Tensor<Self, 2>,
+        targets: Tensor<Self, 1, Int>,
+    ) -> RowLosses<Self> {
+        let losses = B::cross_entropy_rows(inner(logits), inner_int(targets));
+        RowLosses {
+            nll: outer(losses.nll),
+            largest: outer(losses.largest),
+            largest_at: outer_int(losses.largest_at),
+            log_sum: outer(losses.log_sum),
+        }
+    }
+
+    fn cross_entropy_gradient(
+        logits: Tensor<Self, 2>,
+        targets: Tensor<Self, 1, Int>,
+        losses: RowLosses<Self>,
+        shares: Tensor<Self, 1>,
+        l2_wrap: f64,
+    ) -> Tensor<Self, 2> {
+        let losses = RowLosses {
+            nll: inner(losses.nll),
+            largest: inner(losses.largest),
+            largest_at: inner_int(losses.largest_at),
+            log_sum: inner(losses.log_sum),
+        };
+        let (logits, targets, shares) = (inner(logits), inner_int(targets), inner(shares));
+        outer(B::cross_entropy_gradient(
+            logits, targets, losses, shares, l2_wrap,
+        ))
+    }
 }
 
 /// Called only where the constant is set.
@@ -232,12 +265,41 @@ fn outer<B: FusionBackend, const D: usize>(tensor: Tensor<B, D>) -> Tensor<Fusio
     let client = get_client::<B>(&tensor.device());
     let tensor: FloatTensor<B> = tensor.into_primitive().tensor();
     let (shape, dtype) = (tensor.shape(), tensor.dtype());
-    let handle = B::float_tensor_handle(tensor);
+    let tensor = queued::<B>(&client, B::float_tensor_handle(tensor), shape, dtype);
+    Tensor::from_primitive(TensorPrimitive::Float(tensor))
+}
+
+/// As [`inner`], of integers.
+fn inner_int<B: FusionBackend, const D: usize>(
+    tensor: Tensor<Fusion<B>, D, Int>,
+) -> Tensor<B, D, Int> {
+    let tensor = tensor.into_primitive();
+    let client = tensor.client.clone();
+    Tensor::from_primitive(client.resolve_tensor_int::<B>(tensor))
+}
+
+/// As [`outer`], of integers.
+fn outer_int<B: FusionBackend, const D: usize>(
+    tensor: Tensor<B, D, Int>,
+) -> Tensor<Fusion<B>, D, Int> {
+    let client = get_client::<B>(&tensor.device());
+    let tensor = tensor.into_primitive();
+    let (shape, dtype) = (tensor.shape(), tensor.dtype());
+    let handle = B::int_tensor_handle(tensor);
+    Tensor::from_primitive(queued::<B>(&client, handle, shape, dtype))
+}
+
+/// A buffer of the inner backend as a new tensor of the queue.
+fn queued<B: FusionBackend>(
+    client: &Client<B::FusionRuntime>,
+    handle: B::Handle,
+    shape: Shape,
+    dtype: DType,
+) -> FusionTensor<B::FusionRuntime> {
     let init = InitOperationIr::create(shape, dtype, || client.register_tensor_handle(handle));
     let operation = OperationIr::Init(init);
     let mut outputs = client.register(OperationStreams::default(), operation, NoOp::<B>::new());
-    let tensor = outputs.pop().expect("an initialisation has one output");
-    Tensor::from_primitive(TensorPrimitive::Float(tensor))
+    outputs.pop().expect("an initialisation has one output")
 }
 
 fn inner_all<B: FusionBackend, const D: usize>(

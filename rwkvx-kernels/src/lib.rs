@@ -4,6 +4,8 @@
 //! * [`sparse_attention`](sparse_attention()): causal attention to the query's own chunk and its best earlier chunks, with [`KvCache`] for
 //!   prefill in pieces and decoding;
 //! * [`token_shift`], [`prepare_keys`], [`mix_value`] and [`gate_output`]: what a time mix does around its recurrence;
+//! * [`cross_entropy_rows`] and [`cross_entropy_gradient`]: loss and gradient of logits that are made a piece at a time, and
+//!   [`with_gradient`], which hands gradients made that way to autodiff;
 //!
 //! and the element-wise functions [`sigmoid`] and [`tanh`], which Burn's CPU backends compute one by one.
 //!
@@ -18,11 +20,13 @@
 mod backend;
 #[cfg(feature = "cpu")]
 mod cpu;
+mod cross_entropy;
 #[cfg(feature = "cube")]
 mod cube;
 #[cfg(feature = "fusion")]
 mod fusion;
 mod joint;
+mod known_gradient;
 #[cfg(any(feature = "cpu", feature = "cube"))]
 mod padding;
 mod pointwise;
@@ -32,6 +36,8 @@ mod time_mix;
 mod wkv7;
 
 pub use backend::KernelBackend;
+pub use cross_entropy::{RowLosses, cross_entropy_gradient, cross_entropy_rows};
+pub use known_gradient::with_gradient;
 pub use pointwise::{Pointwise, sigmoid, tanh};
 pub use sparse_attention::{
     AttentionBackward, AttentionForward, AttentionGradient, AttentionGrads, AttentionInputs,
@@ -47,6 +53,7 @@ pub use wkv7::{Wkv7Backward, Wkv7Forward, Wkv7Gradient, Wkv7Grads, Wkv7Inputs, W
 ///
 /// Public so that a hand-written body can be compared with its definition on the same backend.
 pub mod reference {
+    pub use crate::cross_entropy::reference::{cross_entropy_gradient, cross_entropy_rows};
     pub use crate::sparse_attention::reference::{attend as attend_cached, sparse_attention};
     pub use crate::time_mix::reference::{gate_output, mix_value, prepare_keys, token_shift};
     pub use crate::wkv7::reference::wkv7;

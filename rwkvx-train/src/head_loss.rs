@@ -1,18 +1,40 @@
 //! Output head and cross-entropy in one, so that the logits of a whole batch never exist.
 //!
-//! The rows (tokens) are taken in pieces whose logits fit [`LOGITS_PER_PIECE`]. Because the loss is a scalar, the gradient of
-//! the logits is known while they are there: the forward pass computes the gradients of `hidden` and of the head's
-//! weight at once, without autodiff, and hands autodiff a surrogate `sum(hidden * d_hidden) + sum(weight * d_weight)`
-//! of the right gradient. The value is put right by adding a constant. No custom autodiff node is needed, so this runs
-//! on every backend, and a gradient that comes in from outside scales everything, L2Wrap included.
+//! The rows (tokens) are taken in pieces whose logits fit [`LOGITS_BYTES`]. Because the loss is a scalar, the gradient of the logits is known while they
+//! are there: the forward pass computes the gradients of `hidden` and of the head's weight at once, without autodiff, and hands them to autodiff with
+//! the loss ([`with_gradient`]). A gradient that comes in from outside scales everything, L2Wrap included.
+//!
+//! # Cost of a piece
+//!
+//! A matrix product for the logits, one read of them, one read and write that makes them their own gradient, and two matrix products.
+//!
+//! # Memory
+//!
+//! Beyond `hidden`, the weight and the gradients of both, for 65536 tokens, a vocabulary of 65536 and 768 channels, in MiB:
+//!
+//! | at once | f32 | bf16 |
+//! | --- | --- | --- |
+//! | logits of a piece, which become their gradient: 256 or 512 rows | 64 | 64 |
+//! | what a piece adds to a block of the weight's gradient, 16384 words: the product, and in f32 | 48 | 24 + 48 |
+//! | their sum, on backends that do not add in place | 48 | 48 |
+//! | rows of `hidden` and of its gradient in a piece | 1.5 | 1.5 |
+//! | losses, shares and statistics of all tokens | 2 | 2 |
+//! | the weight's gradient in f32, more than what is returned | 0 | 96 |
+//! | together | 164 | 284, or 236 in place |
+//! | later: pieces of a gradient while they are joined | 192 | 96 |
+//! | later: the backward pass, in place | 0 | 0 |
 
 use burn::tensor::backend::{AutodiffBackend, Backend};
-use burn::tensor::{IndexingUpdateOp, Int, Tensor};
+use burn::tensor::{DType, Int, Tensor};
+use rwkvx_kernels::{KernelBackend, cross_entropy_gradient, cross_entropy_rows, with_gradient};
 
 use crate::longce::ShortLosses;
 
-/// Logits in memory at once: 2^24 f32 values, 64 MiB.
-pub const LOGITS_PER_PIECE: usize = 1 << 24;
+/// Logits in memory at once.
+pub const LOGITS_BYTES: usize = 64 << 20;
+
+/// The largest block of the weight's gradient, in f32, to which a piece is added at once.
+const BLOCK_BYTES: usize = 48 << 20;
 
 /// How strongly L2Wrap pulls the largest logit of each token towards 0, before the division by the number of tokens.
 /// Source: RWKV-LM's `L2Wrap`.
@@ -35,9 +57,9 @@ pub struct Objective<B: Backend> {
 /// A loss and the losses of the tokens it is made of.
 #[derive(Debug)]
 pub struct HeadLoss<B: AutodiffBackend> {
-    /// `sum(share * weight * nll)`, differentiable. Its value carries the rounding of the surrogate.
+    /// `sum(share * weight * nll)`, differentiable.
     pub loss: Tensor<B, 1>,
-    /// The same without gradient and without that rounding.
+    /// The same without gradient.
     pub value: Tensor<B::InnerBackend, 1>,
     /// Loss of each token in nats, `[batch, time]`, without gradient.
     pub nll: Tensor<B::InnerBackend, 2>,
@@ -46,22 +68,30 @@ pub struct HeadLoss<B: AutodiffBackend> {
 /// Loss of `hidden` `[batch, time, channels]` through the head `weight` `[vocab, channels]`.
 ///
 /// A weight that does not require a gradient (a frozen head) costs no weight gradient.
-pub fn head_loss<B: AutodiffBackend>(
+pub fn head_loss<B>(
     hidden: Tensor<B, 3>,
     weight: Tensor<B, 2>,
     objective: Objective<B::InnerBackend>,
-) -> HeadLoss<B> {
-    let rows = rows_per_piece(weight.dims()[0]);
+) -> HeadLoss<B>
+where
+    B: AutodiffBackend + KernelBackend,
+    B::InnerBackend: KernelBackend,
+{
+    let rows = rows_per_piece(&weight);
     head_loss_in_pieces(hidden, weight, objective, rows)
 }
 
 /// [`head_loss`] with the number of rows per piece given; the result does not depend on it beyond rounding.
-pub fn head_loss_in_pieces<B: AutodiffBackend>(
+pub fn head_loss_in_pieces<B>(
     hidden: Tensor<B, 3>,
     weight: Tensor<B, 2>,
     objective: Objective<B::InnerBackend>,
     rows_per_piece: usize,
-) -> HeadLoss<B> {
+) -> HeadLoss<B>
+where
+    B: AutodiffBackend + KernelBackend,
+    B::InnerBackend: KernelBackend,
+{
     let [batch, time, channels] = hidden.dims();
     let tokens = batch * time;
     let Objective {
@@ -70,65 +100,100 @@ pub fn head_loss_in_pieces<B: AutodiffBackend>(
         short,
         l2_wrap,
     } = objective;
-    let train_weight = weight.is_require_grad();
     let rows_bc = hidden.clone().inner().reshape([tokens, channels]);
     let weight_vc = weight.clone().inner();
-    let targets = targets.reshape([tokens, 1]);
-    let shares = shares.reshape([tokens, 1]);
+    let targets = targets.reshape([tokens]);
+    let shares = shares.reshape([tokens]);
     let short = short.map(ShortLosses::into_rows);
 
     let mut value = Tensor::zeros([1], &rows_bc.device());
     let mut nll = Vec::new();
     let mut d_rows = Vec::new();
-    let mut d_weight: Option<Tensor<B::InnerBackend, 2>> = None;
+    let mut d_weight = weight
+        .is_require_grad()
+        .then(|| WeightGradient::zeros(&weight_vc));
     for (start, end) in pieces(tokens, rows_per_piece) {
-        let rows = rows_bc.clone().slice([start..end, 0..channels]);
-        let targets = targets.clone().slice([start..end, 0..1]);
-        let shares = shares.clone().slice([start..end, 0..1]);
+        let rows = rows_bc.clone().slice([start..end]); // [rows, channels]
+        let targets = targets.clone().slice([start..end]); // [rows]
+        let shares = shares.clone().slice([start..end]); // [rows]
         let logits = rows.clone().matmul(weight_vc.clone().transpose()); // [rows, vocab]
-        let (top, top_at) = logits.clone().max_dim_with_indices(1); // [rows, 1]
-        let exp = (logits.clone() - top.clone()).exp();
-        let sum = exp.clone().sum_dim(1);
-        let picked = logits.gather(1, targets.clone());
-        let piece = sum.clone().log() + top.clone() - picked;
+        let losses = cross_entropy_rows(logits.clone(), targets.clone());
+        nll.push(losses.nll.clone());
         let shares = match &short {
-            Some(short) => shares * short.rows(start, end).weights(piece.clone()),
+            Some(short) => {
+                let nll = losses.nll.clone().reshape([end - start, 1]);
+                let weights = short.rows(start, end).weights(nll); // [rows, 1]
+                shares * weights.reshape([end - start])
+            }
             None => shares,
         };
-        value = value + (piece.clone() * shares.clone()).sum();
-        nll.push(piece);
+        value = value + (losses.nll.clone() * shares.clone()).sum();
 
-        // d loss / d logits = share * (softmax - one hot), and L2Wrap's pull at the largest logit.
-        let mut d_logits =
-            (exp * (shares.clone() / sum)).scatter(1, targets, shares.neg(), IndexingUpdateOp::Add);
-        if l2_wrap != 0.0 {
-            d_logits = d_logits.scatter(1, top_at, top * l2_wrap, IndexingUpdateOp::Add);
-        }
+        let d_logits = cross_entropy_gradient(logits, targets, losses, shares, l2_wrap); // [rows, vocab]
         d_rows.push(d_logits.clone().matmul(weight_vc.clone())); // [rows, channels]
-        if train_weight {
-            let part = d_logits.transpose().matmul(rows); // [vocab, channels]
-            d_weight = Some(match d_weight {
-                Some(sum) => sum + part,
-                None => part,
-            });
+        if let Some(d_weight) = &mut d_weight {
+            d_weight.add(&d_logits, &rows);
         }
     }
 
     let d_hidden = Tensor::cat(d_rows, 0).reshape([batch, time, channels]);
-    let mut surrogate = (hidden * Tensor::from_inner(d_hidden)).sum();
+    let mut loss = with_gradient(
+        Tensor::from_inner(value.clone()),
+        hidden,
+        Tensor::from_inner(d_hidden),
+    );
     if let Some(d_weight) = d_weight {
-        surrogate = surrogate + (weight * Tensor::from_inner(d_weight)).sum();
+        let d_weight = d_weight.whole(weight_vc.dtype()); // [vocab, channels]
+        let nothing = Tensor::from_inner(value.zeros_like());
+        loss = loss + with_gradient(nothing, weight, Tensor::from_inner(d_weight));
     }
-    let correction = value.clone() - surrogate.clone().inner();
     HeadLoss {
-        loss: surrogate + Tensor::from_inner(correction),
+        loss,
         value,
         nll: Tensor::cat(nll, 0).reshape([batch, time]),
     }
 }
 
+/// The gradient of the head's weight while pieces are added to it: f32 blocks of the vocabulary, so that what is added is never as large as the whole.
+struct WeightGradient<B: Backend> {
+    /// `[words, channels]` each; together the vocabulary.
+    blocks: Vec<Tensor<B, 2>>,
+}
+
+impl<B: Backend> WeightGradient<B> {
+    fn zeros(weight: &Tensor<B, 2>) -> Self {
+        let [vocab, channels] = weight.dims();
+        let words = BLOCK_BYTES / (channels * DType::F32.size());
+        let options = (&weight.device(), DType::F32);
+        let blocks = pieces(vocab, words)
+            .map(|(start, end)| Tensor::zeros([end - start, channels], options));
+        Self {
+            blocks: blocks.collect(),
+        }
+    }
+
+    /// Adds `d_logits^T rows`, of `[rows, vocab]` and `[rows, channels]`.
+    fn add(&mut self, d_logits: &Tensor<B, 2>, rows: &Tensor<B, 2>) {
+        let mut start = 0;
+        let sums = std::mem::take(&mut self.blocks).into_iter();
+        let sums = sums.map(|sum| {
+            let words = sum.dims()[0];
+            let d_logits = d_logits.clone().slice_dim(1, start..start + words); // [rows, words]
+            start += words;
+            sum + d_logits.transpose().matmul(rows.clone()).cast(DType::F32)
+        });
+        self.blocks = sums.collect();
+    }
+
+    /// `[vocab, channels]`
+    fn whole(self, dtype: DType) -> Tensor<B, 2> {
+        let blocks = self.blocks.into_iter().map(|block| block.cast(dtype));
+        Tensor::cat(blocks.collect(), 0)
+    }
+}
+
 /// Loss of each token in nats, `[batch, time]`, without gradient. Shapes as in [`head_loss`].
-pub fn token_losses<B: Backend>(
+pub fn token_losses<B: KernelBackend>(
     hidden: Tensor<B, 3>,
     weight: Tensor<B, 2>,
     targets: Tensor<B, 2, Int>,
@@ -136,26 +201,26 @@ pub fn token_losses<B: Backend>(
     let [batch, time, channels] = hidden.dims();
     let tokens = batch * time;
     let rows_bc = hidden.reshape([tokens, channels]);
-    let targets = targets.reshape([tokens, 1]);
-    let parts = pieces(tokens, rows_per_piece(weight.dims()[0]))
+    let targets = targets.reshape([tokens]);
+    let parts = pieces(tokens, rows_per_piece(&weight))
         .map(|(start, end)| {
-            let rows = rows_bc.clone().slice([start..end, 0..channels]);
-            let targets = targets.clone().slice([start..end, 0..1]);
+            let rows = rows_bc.clone().slice([start..end]); // [rows, channels]
+            let targets = targets.clone().slice([start..end]); // [rows]
             let logits = rows.matmul(weight.clone().transpose()); // [rows, vocab]
-            let top = logits.clone().max_dim(1);
-            let sum = (logits.clone() - top.clone()).exp().sum_dim(1);
-            sum.log() + top - logits.gather(1, targets)
+            cross_entropy_rows(logits, targets).nll
         })
         .collect();
     Tensor::cat(parts, 0).reshape([batch, time])
 }
 
-fn rows_per_piece(vocab_size: usize) -> usize {
-    (LOGITS_PER_PIECE / vocab_size.max(1)).max(1)
+fn rows_per_piece<B: Backend>(weight: &Tensor<B, 2>) -> usize {
+    let row = weight.dims()[0] * weight.dtype().size();
+    (LOGITS_BYTES / row).max(1)
 }
 
-fn pieces(tokens: usize, rows: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..tokens)
-        .step_by(rows.max(1))
-        .map(move |start| (start, (start + rows).min(tokens)))
+/// Ranges of `size`, the last maybe shorter, that cover `total`.
+fn pieces(total: usize, size: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..total)
+        .step_by(size.max(1))
+        .map(move |start| (start, (start + size).min(total)))
 }

@@ -37,7 +37,7 @@ pub(crate) fn exp<S: Simd>(_: S, values: &mut [f32]) {
 /// Plain arithmetic that the compiler turns into vectors: `x = n ln 2 + r`, a polynomial in `r`, and `n` added to the exponent.
 /// Below -87.3, where the result would be less than 1.2e-38, it is 0; from 88 on it is `exp(88)`.
 #[inline(always)]
-fn exp_one(x: f32) -> f32 {
+pub(crate) fn exp_one(x: f32) -> f32 {
     /// Added to a small number it rounds it to an integer, which then stands in the low bits.
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
     const LN_2_HIGH: f32 = 0.693_359_4;

@@ -6,7 +6,7 @@
 pub(crate) mod warp;
 
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, Shape, Tensor, TensorMetadata, TensorPrimitive};
+use burn::tensor::{DType, Int, Shape, Tensor, TensorMetadata, TensorPrimitive};
 use burn_cubecl::{
     BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement, kernel::into_contiguous,
     tensor::CubeTensor,
@@ -18,7 +18,10 @@ pub(crate) type Quad = Vector<f32, Const<4>>;
 
 /// A backend whose tensors are buffers of a CubeCL runtime.
 pub(crate) trait CubeMemory:
-    Backend<FloatTensorPrimitive = CubeTensor<Self::Runtime>>
+    Backend<
+        FloatTensorPrimitive = CubeTensor<Self::Runtime>,
+        IntTensorPrimitive = CubeTensor<Self::Runtime>,
+    >
 {
     /// CUDA, Vulkan, ...
     type Runtime: CubeRuntime;
@@ -30,7 +33,7 @@ where
     F: FloatElement,
     I: IntElement,
     BT: BoolElement,
-    Self: Backend<FloatTensorPrimitive = CubeTensor<R>>,
+    Self: Backend<FloatTensorPrimitive = CubeTensor<R>, IntTensorPrimitive = CubeTensor<R>>,
 {
     type Runtime = R;
 }
@@ -38,6 +41,13 @@ where
 /// The tensor's buffer, dense and row-major.
 pub(crate) fn dense<B: CubeMemory, const D: usize>(tensor: Tensor<B, D>) -> CubeTensor<B::Runtime> {
     into_contiguous(tensor.into_primitive().tensor())
+}
+
+/// As [`dense`], of a tensor of integers.
+pub(crate) fn dense_int<B: CubeMemory, const D: usize>(
+    tensor: Tensor<B, D, Int>,
+) -> CubeTensor<B::Runtime> {
+    into_contiguous(tensor.into_primitive())
 }
 
 /// The tensor that owns a buffer.

@@ -5,6 +5,7 @@ mod attention_golden;
 mod attention_properties;
 mod cache;
 mod contracts;
+mod cross_entropy;
 #[cfg(all(feature = "vulkan", feature = "fusion"))]
 mod fusion;
 mod oracle;
