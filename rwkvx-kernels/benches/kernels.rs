@@ -6,13 +6,13 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use burn::backend::Autodiff;
-use burn::tensor::{Distribution, Tensor, activation, backend::Backend};
+use burn::tensor::{Distribution, Int, Tensor, activation, backend::Backend};
 use burn_flex::Flex;
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rwkvx_kernels::{
-    ChunkTopK, KernelBackend, KeyInputs, Keys, KvCache, OutputInputs, ValueInputs, Wkv7Inputs,
-    Wkv7Output, gate_output, mix_value, prepare_keys, reference, sigmoid, sparse_attention, tanh,
-    token_shift, wkv7,
+    ChunkTopK, KernelBackend, KeyInputs, Keys, KvCache, OutputInputs, RowLosses, ValueInputs,
+    Wkv7Inputs, Wkv7Output, cross_entropy_gradient, cross_entropy_rows, gate_output, mix_value,
+    prepare_keys, reference, sigmoid, sparse_attention, tanh, token_shift, wkv7,
 };
 
 type Train = Autodiff<Flex>;
@@ -397,12 +397,66 @@ fn every(keys: Keys<Train>) -> Vec<Tensor<Train, 2>> {
     vec![keys.log_decay, keys.key, keys.removal, keys.replacement]
 }
 
+/// A piece of the head's logits: their losses, and losses and gradient.
+fn bench_cross_entropy(c: &mut Criterion) {
+    type Losses = fn(Tensor<Flex, 2>, Tensor<Flex, 1, Int>) -> RowLosses<Flex>;
+    type Gradient = fn(
+        Tensor<Flex, 2>,
+        Tensor<Flex, 1, Int>,
+        RowLosses<Flex>,
+        Tensor<Flex, 1>,
+        f64,
+    ) -> Tensor<Flex, 2>;
+    let device = Default::default();
+    let (rows, vocab) = (128, 65536);
+    let mut group = c.benchmark_group(format!("cross entropy/{rows} rows of {vocab}"));
+    group
+        .sample_size(10)
+        .measurement_time(Duration::from_secs(4));
+    group.throughput(Throughput::Elements((rows * vocab) as u64));
+    let logits = normal::<Flex>([1, 1, rows, vocab]).reshape([rows, vocab]);
+    let targets = Tensor::<Flex, 1, Int>::arange(0..rows as i64, &device) * 509;
+    let shares = Tensor::<Flex, 1>::ones([rows], &device) / rows as f32;
+    let bodies: [(&str, Losses, Gradient); 2] = [
+        ("cpu", cross_entropy_rows, cross_entropy_gradient),
+        (
+            "reference",
+            reference::cross_entropy_rows,
+            reference::cross_entropy_gradient,
+        ),
+    ];
+    for (body, losses, gradient) in bodies {
+        group.bench_function(BenchmarkId::new("losses", body), |b| {
+            b.iter(|| black_box(losses(logits.clone(), targets.clone())))
+        });
+        // Logits that nobody else holds, made outside of what is measured.
+        group.bench_function(BenchmarkId::new("losses and gradient", body), |b| {
+            b.iter_batched(
+                || logits.clone() + 0.0,
+                |logits| {
+                    let losses = losses(logits.clone(), targets.clone());
+                    black_box(gradient(
+                        logits,
+                        targets.clone(),
+                        losses,
+                        shares.clone(),
+                        1e-4,
+                    ))
+                },
+                BatchSize::PerIteration,
+            )
+        });
+    }
+    group.finish();
+}
+
 criterion_group!(
     benches,
     bench_wkv7,
     bench_time_mix,
     bench_attention,
     bench_decode,
-    bench_pointwise
+    bench_pointwise,
+    bench_cross_entropy
 );
 criterion_main!(benches);

@@ -45,6 +45,21 @@ enum Command {
     },
     /// Times the recurrence at one size.
     Wkv7(WkvTiming),
+    /// Times losses and gradient of one piece of the head's logits.
+    CrossEntropy(CrossEntropyTiming),
+}
+
+#[derive(Parser)]
+struct CrossEntropyTiming {
+    #[arg(long, default_value_t = 512)]
+    rows: usize,
+    #[arg(long, default_value_t = 65536)]
+    vocab: usize,
+    #[arg(long, value_enum)]
+    dtype: ElementType,
+    /// How many times to measure.
+    #[arg(long, default_value_t = 25)]
+    measurements: usize,
 }
 
 #[derive(Parser)]
@@ -95,6 +110,7 @@ fn run<B: KernelBackend>(command: Command) -> ExitCode {
     match command {
         Command::Check { dtype } => check::check::<B>(dtype.into_iter().map(DType::from)),
         Command::Wkv7(timing) => time::wkv7::<B>(&timing),
+        Command::CrossEntropy(timing) => time::cross_entropy::<B>(&timing),
     }
 }
 

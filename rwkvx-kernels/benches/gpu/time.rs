@@ -3,13 +3,15 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use burn::tensor::{DType, Tensor, backend::Backend};
-use rwkvx_kernels::{KernelBackend, Wkv7Output, wkv7 as run_wkv7};
+use burn::tensor::{DType, Distribution, Int, Tensor, backend::Backend};
+use rwkvx_kernels::{
+    KernelBackend, Wkv7Output, cross_entropy_gradient, cross_entropy_rows, wkv7 as run_wkv7,
+};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
 use crate::check::{named, numbers};
-use crate::{Pass, WkvTiming, inputs};
+use crate::{CrossEntropyTiming, Pass, WkvTiming, inputs};
 
 /// Calls before the first measurement, beside the one that is timed roughly.
 const WARM_UP: usize = 3;
@@ -103,6 +105,28 @@ pub(crate) fn wkv7<B: KernelBackend>(timing: &WkvTiming) -> ExitCode {
         }
         println!("{}", json!({ "pass": name, "seconds": seconds }));
     }
+    ExitCode::SUCCESS
+}
+
+/// Each call overwrites the logits by their gradient and takes that for the next one's logits.
+pub(crate) fn cross_entropy<B: KernelBackend>(timing: &CrossEntropyTiming) -> ExitCode {
+    let device = B::Device::default();
+    let (rows, vocab) = (timing.rows, timing.vocab);
+    let normal = Distribution::Normal(0.0, 1.0);
+    let logits = Tensor::<B, 2>::random([rows, vocab], normal, &device);
+    let mut logits = Some(logits.cast(DType::from(timing.dtype)));
+    let targets = Tensor::<B, 1, Int>::zeros([rows], &device);
+    let shares = Tensor::<B, 1>::ones([rows], (&device, DType::F32));
+    let seconds = measure::<B>(&device, timing.measurements, || {
+        let own = logits.take().expect("every call puts them back");
+        let losses = cross_entropy_rows(own.clone(), targets.clone());
+        let (targets, shares) = (targets.clone(), shares.clone());
+        logits = Some(cross_entropy_gradient(own, targets, losses, shares, 1e-4));
+    });
+    println!(
+        "{}",
+        json!({ "pass": "losses and gradient", "seconds": seconds })
+    );
     ExitCode::SUCCESS
 }
 

@@ -79,6 +79,7 @@ pub(crate) fn cross_entropy_rows<B: CubeMemory>(
             largest.clone().into_array_arg(),
             largest_at.clone().into_array_arg(),
             log_sum.clone().into_array_arg(),
+            f32::INFINITY,
             rows,
             grid.columns,
             grid.units,
@@ -137,7 +138,7 @@ pub(crate) fn cross_entropy_gradient<B: CubeMemory>(
     tensor(d_logits)
 }
 
-/// `logits` is `[rows, columns]` vectors, all others are `[rows]`.
+/// `logits` is `[rows, columns]` vectors, all others are `[rows]`. `loss_outside`, that of a target outside the vocabulary, is an argument as CUDA has no literal for it.
 #[cube(launch_unchecked)]
 fn cross_entropy_statistics<F: Float, I: Int, N: Size>(
     logits: &Array<Vector<F, N>>,
@@ -146,6 +147,7 @@ fn cross_entropy_statistics<F: Float, I: Int, N: Size>(
     largest: &mut Array<f32>,
     largest_at: &mut Array<I>,
     log_sum: &mut Array<f32>,
+    loss_outside: f32,
     rows: usize,
     columns: usize,
     #[comptime] units: usize,
@@ -196,7 +198,7 @@ fn cross_entropy_statistics<F: Float, I: Int, N: Size>(
             let top = shared.top[0];
             let log = shared.sum[0].ln();
             let target = usize::cast_from(targets[row]);
-            let mut loss = f32::new(f32::INFINITY);
+            let mut loss = loss_outside;
             if target < columns * width {
                 let x = Vector::<f32, N>::cast_from(logits[first + target / width]);
                 #[unroll]

@@ -4,6 +4,7 @@
 
 mod attention;
 mod cases;
+mod cross_entropy;
 mod faulty;
 mod guard;
 mod nvrtc;
