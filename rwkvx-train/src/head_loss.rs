@@ -97,9 +97,9 @@ where
         .is_require_grad()
         .then(|| WeightGradient::zeros(&weight_vc));
     for (start, end) in pieces(tokens, rows_per_piece) {
-        let rows = rows_bc.clone().slice([start..end]); // [rows, channels]
-        let targets = targets.clone().slice([start..end]); // [rows]
-        let shares = shares.clone().slice([start..end]); // [rows]
+        let rows = rows_bc.clone().slice_dim(0, start..end); // [rows, channels]
+        let targets = targets.clone().slice_dim(0, start..end); // [rows]
+        let shares = shares.clone().slice_dim(0, start..end); // [rows]
         let logits = rows.clone().matmul(weight_vc.clone().transpose()); // [rows, vocab]
         let losses = cross_entropy_rows(logits.clone(), targets.clone());
         nll.push(losses.nll.clone());
@@ -188,8 +188,8 @@ pub fn token_losses<B: KernelBackend>(
     let targets = targets.reshape([tokens]);
     let parts = pieces(tokens, rows_per_piece(&weight))
         .map(|(start, end)| {
-            let rows = rows_bc.clone().slice([start..end]); // [rows, channels]
-            let targets = targets.clone().slice([start..end]); // [rows]
+            let rows = rows_bc.clone().slice_dim(0, start..end); // [rows, channels]
+            let targets = targets.clone().slice_dim(0, start..end); // [rows]
             let logits = rows.matmul(weight.clone().transpose()); // [rows, vocab]
             cross_entropy_rows(logits, targets).nll
         })
@@ -204,7 +204,8 @@ fn rows_per_piece<B: Backend>(weight: &Tensor<B, 2>) -> usize {
 
 /// Ranges of `size`, the last maybe shorter, that cover `total`.
 fn pieces(total: usize, size: usize) -> impl Iterator<Item = (usize, usize)> {
+    let size = size.max(1);
     (0..total)
-        .step_by(size.max(1))
+        .step_by(size)
         .map(move |start| (start, (start + size).min(total)))
 }
