@@ -4,13 +4,17 @@ use std::process::ExitCode;
 
 use burn::tensor::{DType, Tensor, backend::Backend};
 use burn_flex::Flex;
-use rwkvx_kernels::{KernelBackend, Wkv7Grads, Wkv7Inputs, Wkv7Output, wkv7};
+use rwkvx_kernels::{
+    AttentionGrads, AttentionInputs, ChunkTopK, KernelBackend, Wkv7Grads, Wkv7Inputs, Wkv7Output,
+    sparse_attention, wkv7,
+};
 use serde_json::json;
 
 use crate::inputs;
 
-/// `[batch, time, heads, head_size]`: one token, ragged lengths, every head size with a kernel of its own and one that is padded.
-const SIZES: [[usize; 4]; 6] = [
+/// Of the recurrence, `[batch, time, heads, head_size]`: one token, ragged lengths, every head size with a kernel of its own and one that
+/// is padded.
+const WKV7_SIZES: [[usize; 4]; 6] = [
     [3, 1, 2, 64],
     [2, 37, 3, 64],
     [1, 1023, 2, 64],
@@ -18,6 +22,19 @@ const SIZES: [[usize; 4]; 6] = [
     [1, 95, 2, 128],
     [1, 50, 3, 48],
 ];
+
+/// Of the attention, with chunk size: short and ragged lengths, a head size that is padded.
+const ATTENTION_SIZES: [([usize; 4], usize); 4] = [
+    ([2, 37, 2, 64], 16),
+    ([1, 1000, 2, 64], 64),
+    ([1, 300, 2, 64], 100),
+    ([1, 300, 2, 40], 48),
+];
+/// The same for all, since each has kernels of its own to compile.
+const TOP_K: usize = 3;
+
+/// Names and numbers of tensors.
+type Found = Vec<(&'static str, Vec<f32>)>;
 
 /// What a difference may be, `norm(x - reference) / norm(reference)`.
 fn tolerance(dtype: DType) -> f64 {
@@ -30,23 +47,20 @@ fn tolerance(dtype: DType) -> f64 {
 pub(crate) fn check<B: KernelBackend>(dtypes: impl Iterator<Item = DType>) -> ExitCode {
     let mut passed = true;
     for dtype in dtypes {
-        for dims in SIZES {
-            // Both start from the same rounded numbers.
-            let rounded = everything::<Flex>(dims, dtype, DType::F32);
-            let errors = everything::<B>(dims, dtype, dtype)
-                .into_iter()
-                .zip(rounded)
-                .map(|((name, found), (_, expected))| (name, relative_error(&found, &expected)));
-            for (tensor, error) in errors {
-                // False for NaN, as it should be.
-                let good = error <= tolerance(dtype);
-                passed &= good;
-                println!(
-                    "{}",
-                    json!({ "dims": dims, "dtype": dtype.name(), "tensor": tensor, "error": error,
-                        "tolerance": tolerance(dtype), "passed": good })
-                );
-            }
+        // Both start from the same rounded numbers.
+        for dims in WKV7_SIZES {
+            let expected = wkv7_results::<Flex>(dims, dtype, DType::F32);
+            let found = wkv7_results::<B>(dims, dtype, dtype);
+            passed &= compare("wkv7", dims, dtype, found, expected);
+        }
+        for (dims, chunk_size) in ATTENTION_SIZES {
+            let shape = ChunkTopK {
+                chunk_size,
+                top_k: TOP_K,
+            };
+            let expected = attention_results::<Flex>(dims, shape, dtype, DType::F32);
+            let found = attention_results::<B>(dims, shape, dtype, dtype);
+            passed &= compare("attention", dims, dtype, found, expected);
         }
     }
     if passed {
@@ -56,12 +70,25 @@ pub(crate) fn check<B: KernelBackend>(dtypes: impl Iterator<Item = DType>) -> Ex
     }
 }
 
+/// Whether all that was found is close enough; prints a line per tensor.
+fn compare(operator: &str, dims: [usize; 4], dtype: DType, found: Found, expected: Found) -> bool {
+    let mut passed = true;
+    for ((tensor, found), (_, expected)) in found.iter().zip(&expected) {
+        let error = relative_error(found, expected);
+        // False for NaN, as it should be.
+        let good = error <= tolerance(dtype);
+        passed &= good;
+        println!(
+            "{}",
+            json!({ "operator": operator, "dims": dims, "dtype": dtype.name(), "tensor": tensor,
+                "error": error, "tolerance": tolerance(dtype), "passed": good })
+        );
+    }
+    passed
+}
+
 /// Outputs and gradients for inputs rounded to `rounding`, computed in `dtype`.
-fn everything<B: KernelBackend>(
-    dims: [usize; 4],
-    rounding: DType,
-    dtype: DType,
-) -> Vec<(&'static str, Vec<f32>)> {
+fn wkv7_results<B: KernelBackend>(dims: [usize; 4], rounding: DType, dtype: DType) -> Found {
     let device = B::Device::default();
     let rounded = inputs::wkv7_inputs::<B>(dims, rounding, &device);
     let inputs = Wkv7Inputs {
@@ -83,13 +110,42 @@ fn everything<B: KernelBackend>(
         let gradients = (gradient.backward)(inputs, saved, Some(d_output), Some(d_state));
         found.push(("output for training", numbers(output)));
         found.push(("state for training", numbers(state)));
-        found.extend(named(gradients).map(|(name, tensor)| (name, numbers(tensor))));
+        found.extend(named_wkv7(gradients).map(|(name, tensor)| (name, numbers(tensor))));
+    }
+    found
+}
+
+/// The same of the attention.
+fn attention_results<B: KernelBackend>(
+    dims: [usize; 4],
+    shape: ChunkTopK,
+    rounding: DType,
+    dtype: DType,
+) -> Found {
+    let device = B::Device::default();
+    let rounded = inputs::attention_inputs::<B>(0, dims, shape, rounding, &device);
+    let inputs = AttentionInputs {
+        query: rounded.query.cast(dtype),
+        key: rounded.key.cast(dtype),
+        value: rounded.value.cast(dtype),
+        shape,
+    };
+    let d_output = inputs::d_output::<B>(dims, rounding, &device).cast(dtype);
+
+    let [query, key, value] = [&inputs.query, &inputs.key, &inputs.value].map(Tensor::clone);
+    let output = sparse_attention(query, key, value, shape);
+    let mut found = vec![("output", numbers(output))];
+    if let Some(gradient) = B::ATTENTION_GRADIENT {
+        let (output, saved) = (gradient.forward)(&inputs);
+        let gradients = (gradient.backward)(&inputs, output.clone(), saved, d_output);
+        found.push(("output for training", numbers(output)));
+        found.extend(named_attention(gradients).map(|(name, tensor)| (name, numbers(tensor))));
     }
     found
 }
 
 /// Every gradient with its name.
-pub(crate) fn named<B: Backend>(gradients: Wkv7Grads<B>) -> [(&'static str, Tensor<B, 4>); 7] {
+pub(crate) fn named_wkv7<B: Backend>(gradients: Wkv7Grads<B>) -> [(&'static str, Tensor<B, 4>); 7] {
     [
         ("d_receptance", gradients.receptance),
         ("d_log_decay", gradients.log_decay),
@@ -98,6 +154,17 @@ pub(crate) fn named<B: Backend>(gradients: Wkv7Grads<B>) -> [(&'static str, Tens
         ("d_removal", gradients.removal),
         ("d_replacement", gradients.replacement),
         ("d_state", gradients.state),
+    ]
+}
+
+/// Every gradient with its name.
+pub(crate) fn named_attention<B: Backend>(
+    gradients: AttentionGrads<B>,
+) -> [(&'static str, Tensor<B, 4>); 3] {
+    [
+        ("d_query", gradients.query),
+        ("d_key", gradients.key),
+        ("d_value", gradients.value),
     ]
 }
 

@@ -1,7 +1,7 @@
 //! Inputs that are a function of seed and index alone; `scripts/gpu/peers.py` makes the same ones bit for bit.
 
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
-use rwkvx_kernels::Wkv7Inputs;
+use rwkvx_kernels::{AttentionInputs, ChunkTopK, Wkv7Inputs};
 
 /// Chris Wellons' `lowbias32`.
 fn hash(mut x: u32) -> u32 {
@@ -26,8 +26,19 @@ fn filled<B: Backend>(
     device: &B::Device,
     value: impl Fn(u32) -> f32,
 ) -> Tensor<B, 4> {
-    let count = dims.iter().product::<usize>() as u32;
-    let values: Vec<f32> = (0..count).map(value).collect();
+    filled_from(0, dims, dtype, device, value)
+}
+
+/// The part of a longer tensor that starts at index `first`.
+fn filled_from<B: Backend>(
+    first: usize,
+    dims: [usize; 4],
+    dtype: DType,
+    device: &B::Device,
+    value: impl Fn(u32) -> f32,
+) -> Tensor<B, 4> {
+    let count = dims.iter().product::<usize>();
+    let values: Vec<f32> = (first as u32..(first + count) as u32).map(value).collect();
     Tensor::<B, 4>::from_data(TensorData::new(values, dims), device).cast(dtype)
 }
 
@@ -74,4 +85,26 @@ pub(crate) fn d_output<B: Backend>(
     device: &B::Device,
 ) -> Tensor<B, 4> {
     filled(dims, dtype, device, |i| symmetric(8, i))
+}
+
+/// Tokens of one sequence from the token `first` on. Scores spread by more than 1, so that a query prefers some keys to others.
+pub(crate) fn attention_inputs<B: Backend>(
+    first: usize,
+    dims @ [_, _, heads, head_size]: [usize; 4],
+    shape: ChunkTopK,
+    dtype: DType,
+    device: &B::Device,
+) -> AttentionInputs<B> {
+    let first = first * heads * head_size;
+    let sequence = |seed, factor: f32| {
+        filled_from(first, dims, dtype, device, move |i| {
+            factor * symmetric(seed, i)
+        })
+    };
+    AttentionInputs {
+        query: sequence(11, 4.0),
+        key: sequence(12, 1.0),
+        value: sequence(13, 1.0),
+        shape,
+    }
 }

@@ -3,16 +3,19 @@
 //! `cargo bench -p rwkvx-kernels --features cuda --bench gpu -- --backend cuda check`. Every result is one line of JSON, printed as soon as
 //! it is there.
 
+mod attention;
 mod check;
+mod cross_entropy;
 mod inputs;
 mod time;
+mod wkv7;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use burn::tensor::DType;
 use burn_flex::Flex;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use rwkvx_kernels::KernelBackend;
 
 #[derive(Parser)]
@@ -45,6 +48,8 @@ enum Command {
     },
     /// Times the recurrence at one size.
     Wkv7(WkvTiming),
+    /// Times the sparse attention at some lengths.
+    Attention(AttentionTiming),
     /// Times losses and gradient of one piece of the head's logits.
     CrossEntropy(CrossEntropyTiming),
 }
@@ -57,7 +62,7 @@ struct CrossEntropyTiming {
     vocab: usize,
     #[arg(long, value_enum)]
     dtype: ElementType,
-    /// How many times to measure.
+    /// How many times to measure; less often what takes long.
     #[arg(long, default_value_t = 25)]
     measurements: usize,
 }
@@ -67,14 +72,37 @@ struct WkvTiming {
     /// Batch, time, heads, head size.
     #[arg(long, num_args = 4, required = true)]
     dims: Vec<usize>,
+    #[command(flatten)]
+    timing: Timing,
+}
+
+#[derive(Parser)]
+struct AttentionTiming {
+    /// Lengths of the sequence, or how much the cache holds before decoding.
+    #[arg(long, required = true)]
+    tokens: Vec<usize>,
+    #[arg(long)]
+    heads: usize,
+    #[arg(long, default_value_t = 64)]
+    head_size: usize,
+    #[arg(long)]
+    chunk_size: usize,
+    #[arg(long)]
+    top_k: usize,
+    #[command(flatten)]
+    timing: Timing,
+}
+
+#[derive(Args)]
+struct Timing {
     #[arg(long, value_enum)]
     dtype: ElementType,
     #[arg(long, value_enum, required = true)]
     pass: Vec<Pass>,
-    /// How many times to measure.
+    /// How many times to measure; less often what takes long.
     #[arg(long, default_value_t = 25)]
     measurements: usize,
-    /// Where to write rows of the results, `PASS.safetensors` each, for comparison.
+    /// Where to write rows of the results for comparison: `PASS.safetensors`, of the attention `PASS-TOKENS.safetensors`.
     #[arg(long)]
     results: Option<PathBuf>,
 }
@@ -102,15 +130,26 @@ enum Pass {
     Forward,
     /// The forward pass for training and the backward pass.
     Training,
-    /// One call after another, each with the state that the last one left.
+    /// One token after another, each with the state or the cache that the last one left.
     Decode,
+}
+
+impl Pass {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::Training => "training",
+            Self::Decode => "decode",
+        }
+    }
 }
 
 fn run<B: KernelBackend>(command: Command) -> ExitCode {
     match command {
         Command::Check { dtype } => check::check::<B>(dtype.into_iter().map(DType::from)),
-        Command::Wkv7(timing) => time::wkv7::<B>(&timing),
-        Command::CrossEntropy(timing) => time::cross_entropy::<B>(&timing),
+        Command::Wkv7(timing) => wkv7::time::<B>(&timing),
+        Command::Attention(timing) => attention::time::<B>(&timing),
+        Command::CrossEntropy(timing) => cross_entropy::time::<B>(&timing),
     }
 }
 

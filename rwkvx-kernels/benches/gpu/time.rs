@@ -1,17 +1,12 @@
-//! How long the operators take.
+//! How long calls take, and what they compute.
 
-use std::process::ExitCode;
+use std::path::Path;
 use std::time::Instant;
 
-use burn::tensor::{DType, Distribution, Int, Tensor, backend::Backend};
-use rwkvx_kernels::{
-    KernelBackend, Wkv7Output, cross_entropy_gradient, cross_entropy_rows, wkv7 as run_wkv7,
-};
+use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use safetensors::tensor::{Dtype, TensorView};
-use serde_json::json;
 
-use crate::check::{named, numbers};
-use crate::{CrossEntropyTiming, Pass, WkvTiming, inputs};
+use crate::check::numbers;
 
 /// Calls before the first measurement, beside the one that is timed roughly.
 const WARM_UP: usize = 3;
@@ -19,126 +14,62 @@ const WARM_UP: usize = 3;
 const SHORTEST: f64 = 0.01;
 /// But holds no more calls than this.
 const MOST_CALLS: f64 = 1000.0;
-/// How many tokens of each sequence are written for comparison,
-const TOKENS_KEPT: usize = 16;
-/// and how many states.
-const STATES_KEPT: usize = 4;
+/// All measurements of a call together last about as long at most, in seconds,
+const LONGEST: f64 = 1.0;
+/// but there are so many at least.
+const FEWEST_MEASUREMENTS: usize = 5;
+/// As many tokens of a sequence are written for comparison as hold about this many numbers.
+const NUMBERS_KEPT: usize = 1 << 18;
 
 /// Seconds per call, each a mean over as many calls as fill a measurement.
-fn measure<B: Backend>(
+pub(crate) fn measure<B: Backend>(
     device: &B::Device,
     measurements: usize,
     mut call: impl FnMut(),
 ) -> Vec<f64> {
-    let mut seconds = |calls: usize| {
-        let start = Instant::now();
-        (0..calls).for_each(|_| call());
-        B::sync(device).expect("the device computes");
-        start.elapsed().as_secs_f64() / calls as f64
-    };
-    seconds(WARM_UP);
-    let calls = (SHORTEST / seconds(1)).clamp(1.0, MOST_CALLS) as usize;
-    (0..measurements).map(|_| seconds(calls)).collect()
+    seconds::<B>(device, WARM_UP, &mut call);
+    let one = seconds::<B>(device, 1, &mut call);
+    let calls = (SHORTEST / one).clamp(1.0, MOST_CALLS) as usize;
+    let most = (LONGEST / (calls as f64 * one)) as usize;
+    let measurements = measurements.min(most.max(FEWEST_MEASUREMENTS));
+    (0..measurements)
+        .map(|_| seconds::<B>(device, calls, &mut call))
+        .collect()
 }
 
-pub(crate) fn wkv7<B: KernelBackend>(timing: &WkvTiming) -> ExitCode {
-    let device = B::Device::default();
-    let dtype = DType::from(timing.dtype);
-    let dims: [usize; 4] = timing.dims[..].try_into().expect("four are asked for");
-    let inputs = inputs::wkv7_inputs::<B>(dims, dtype, &device);
-    let whole = |Wkv7Output { output, state }: Wkv7Output<B>| {
-        let states = state.dims()[0].min(STATES_KEPT);
-        vec![
-            ("output", kept_rows(output)),
-            ("state", state.slice_dim(0, 0..states)),
-        ]
-    };
-    for &pass in &timing.pass {
-        let (name, results, seconds) = match pass {
-            Pass::Forward => {
-                let results = whole(run_wkv7(inputs.clone()));
-                let seconds = measure::<B>(&device, timing.measurements, || {
-                    run_wkv7(inputs.clone());
-                });
-                ("forward", results, seconds)
-            }
-            Pass::Training => {
-                let Some(gradient) = B::WKV7_GRADIENT else {
-                    eprintln!("this backend has no backward pass of its own");
-                    return ExitCode::FAILURE;
-                };
-                let d_output = inputs::d_output::<B>(dims, dtype, &device);
-                let call = || {
-                    let (output, saved) = (gradient.forward)(inputs.clone());
-                    let d_output = Some(d_output.clone());
-                    let gradients = (gradient.backward)(inputs.clone(), saved, d_output, None);
-                    (output, gradients)
-                };
-                let (output, gradients) = call();
-                let mut results = whole(output);
-                let sequences = named(gradients).into_iter().take(6);
-                results.extend(sequences.map(|(name, gradient)| (name, kept_rows(gradient))));
-                let seconds = measure::<B>(&device, timing.measurements, || {
-                    call();
-                });
-                ("training", results, seconds)
-            }
-            Pass::Decode => {
-                let mut inputs = inputs.clone();
-                inputs.state = Some(inputs::state(dims, &device));
-                let results = whole(run_wkv7(inputs.clone()));
-                let seconds = measure::<B>(&device, timing.measurements, || {
-                    inputs.state = Some(run_wkv7(inputs.clone()).state);
-                });
-                ("decode", results, seconds)
-            }
-        };
-        if let Some(folder) = &timing.results {
-            let results: Vec<_> = results
-                .into_iter()
-                .map(|(name, x)| (name, Stored::of(x)))
-                .collect();
-            let views = results.iter().map(|(name, stored)| (name, stored.view()));
-            let path = folder.join(format!("{name}.safetensors"));
-            safetensors::serialize_to_file(views, None, &path)
-                .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        }
-        println!("{}", json!({ "pass": name, "seconds": seconds }));
-    }
-    ExitCode::SUCCESS
-}
-
-/// Each call overwrites the logits by their gradient and takes that for the next one's logits.
-pub(crate) fn cross_entropy<B: KernelBackend>(timing: &CrossEntropyTiming) -> ExitCode {
-    let device = B::Device::default();
-    let (rows, vocab) = (timing.rows, timing.vocab);
-    let normal = Distribution::Normal(0.0, 1.0);
-    let logits = Tensor::<B, 2>::random([rows, vocab], normal, &device);
-    let mut logits = Some(logits.cast(DType::from(timing.dtype)));
-    let targets = Tensor::<B, 1, Int>::zeros([rows], &device);
-    let shares = Tensor::<B, 1>::ones([rows], (&device, DType::F32));
-    let seconds = measure::<B>(&device, timing.measurements, || {
-        let own = logits.take().expect("every call puts them back");
-        let losses = cross_entropy_rows(own.clone(), targets.clone());
-        let (targets, shares) = (targets.clone(), shares.clone());
-        logits = Some(cross_entropy_gradient(own, targets, losses, shares, 1e-4));
-    });
-    println!(
-        "{}",
-        json!({ "pass": "losses and gradient", "seconds": seconds })
-    );
-    ExitCode::SUCCESS
+/// Seconds per call, a mean over `calls`.
+pub(crate) fn seconds<B: Backend>(
+    device: &B::Device,
+    calls: usize,
+    call: &mut impl FnMut(),
+) -> f64 {
+    let start = Instant::now();
+    (0..calls).for_each(|_| call());
+    B::sync(device).expect("the device computes");
+    start.elapsed().as_secs_f64() / calls as f64
 }
 
 /// Some tokens of a sequence `[batch, time, heads, head_size]`, evenly spread from the first to the last.
-fn kept_rows<B: Backend>(sequence: Tensor<B, 4>) -> Tensor<B, 4> {
-    let time = sequence.dims()[1];
-    let last = TOKENS_KEPT.min(time) - 1;
-    let rows = (0..=last)
-        .map(|i| (time - 1) * i / last.max(1))
-        .map(|t| sequence.clone().slice_dim(1, t..t + 1))
+pub(crate) fn kept_rows<B: Backend>(sequence: Tensor<B, 4>) -> Tensor<B, 4> {
+    let [batch, time, heads, head_size] = sequence.dims();
+    let last = time.min((NUMBERS_KEPT / (batch * heads * head_size)).max(1)) - 1;
+    let rows: Vec<i64> = (0..=last)
+        .map(|i| ((time - 1) * i / last.max(1)) as i64)
         .collect();
-    Tensor::cat(rows, 1)
+    let device = sequence.device();
+    let rows = Tensor::<B, 1, Int>::from_data(TensorData::from(&rows[..]), &device);
+    sequence.select(1, rows)
+}
+
+/// Writes results to be compared, in f32.
+pub(crate) fn write<B: Backend>(path: &Path, results: Vec<(&'static str, Tensor<B, 4>)>) {
+    let results: Vec<_> = results
+        .into_iter()
+        .map(|(name, x)| (name, Stored::of(x)))
+        .collect();
+    let views = results.iter().map(|(name, stored)| (name, stored.view()));
+    safetensors::serialize_to_file(views, None, path)
+        .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
 }
 
 /// A tensor as it is written, in f32.
