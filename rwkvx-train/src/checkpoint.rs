@@ -3,13 +3,14 @@
 //! `checkpoints/<phase>-<step>/` holds
 //! - `model.safetensors`: the weights under their published names, a model file like any other;
 //! - `optimizer.safetensors`: the moments, `moment_1:<name>` and `moment_2:<name>`, and `time:<name>`, the updates made;
-//! - `checkpoint.json`: the position, and the sizes of the two files.
+//! - `checkpoint.json`: the position, and the CRC-32 of the two files, which loading checks.
 //!
 //! The folder is written beside, synced and renamed, so a folder of that name is complete. State is kept by name because
 //! Burn's parameter ids are new in every process.
 
 use std::borrow::Cow;
 use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use burn::optim::AdaptiveMomentumState;
@@ -29,7 +30,7 @@ use crate::{Error, Result};
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const MANIFEST: &str = "checkpoint.json";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const PARTIAL: &str = ".partial";
 
 /// How far a run is.
@@ -59,8 +60,8 @@ impl Position {
 struct Manifest {
     version: u32,
     position: Position,
-    model_bytes: u64,
-    optimizer_bytes: u64,
+    model_crc32: u32,
+    optimizer_crc32: u32,
 }
 
 /// The checkpoints of one run.
@@ -113,8 +114,8 @@ impl CheckpointStore {
         let manifest = Manifest {
             version: VERSION,
             position,
-            model_bytes: size(&partial.join(MODEL))?,
-            optimizer_bytes: size(&partial.join(OPTIMIZER))?,
+            model_crc32: checksum(&partial.join(MODEL))?,
+            optimizer_crc32: checksum(&partial.join(OPTIMIZER))?,
         };
         let json = serde_json::to_vec_pretty(&manifest).unwrap_or_default();
         write_beside(&partial.join(MANIFEST), |out| out.write_all(&json))?;
@@ -191,13 +192,14 @@ impl SavedCheckpoint {
             return Err(Error::checkpoint(&file, reason));
         }
         for (name, expected) in [
-            (MODEL, manifest.model_bytes),
-            (OPTIMIZER, manifest.optimizer_bytes),
+            (MODEL, manifest.model_crc32),
+            (OPTIMIZER, manifest.optimizer_crc32),
         ] {
             let file = path.join(name);
-            let found = size(&file)?;
+            let found = checksum(&file)?;
             if found != expected {
-                let reason = format!("has {found} bytes, expected {expected}; {remove}");
+                let reason =
+                    format!("is damaged: its CRC-32 is {found:08x}, not {expected:08x}; {remove}");
                 return Err(Error::checkpoint(&file, reason));
             }
         }
@@ -276,8 +278,17 @@ impl SavedCheckpoint {
     }
 }
 
-fn size(path: &Path) -> Result<u64> {
-    Ok(fs::metadata(path).map_err(Error::io(path))?.len())
+/// CRC-32 of a file.
+fn checksum(path: &Path) -> Result<u32> {
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    let mut hasher = crc32fast::Hasher::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer).map_err(Error::io(path))? {
+            0 => return Ok(hasher.finalize()),
+            read => hasher.update(&buffer[..read]),
+        }
+    }
 }
 
 fn save_optimizer(

@@ -73,7 +73,7 @@ pub enum Error {
         last_checkpoint: Option<PathBuf>,
     },
 
-    /// The user stopped the run from the dashboard.
+    /// The user stopped the run, from the dashboard or by a signal. Nothing is lost.
     #[error(
         "stopped in {phase} after step {step}; go on with `--resume --out {}`",
         run.display()
@@ -85,6 +85,13 @@ pub enum Error {
         step: u64,
         /// The run directory.
         run: PathBuf,
+    },
+
+    /// The system does not let the program handle Ctrl-C.
+    #[error("cannot handle SIGINT and SIGTERM: {error}")]
+    Signals {
+        /// What the system said. Part of the message, and so not also its source.
+        error: io::Error,
     },
 
     /// The loss curve could not be drawn.

@@ -9,7 +9,7 @@
 //! | [`recompute`] | gradients layer by layer, for long contexts |
 //! | [`head_loss`], [`longce`] | cross-entropy without the logits of a whole batch, L2Wrap, token weights |
 //! | [`gradient`], [`optimizer`], [`schedule`] | global norm, AdamW with RWKV's groups, warm-up and cosine |
-//! | [`session`], [`journal`], [`checkpoint`] | the trace of every step, and the checkpoint that resuming starts from |
+//! | [`session`], [`journal`], [`checkpoint`], [`stop`] | the trace of every step, the checkpoint that resuming starts from, and stopping with one |
 //! | [`run`], [`weights`] | the phases one after the other, and the weights between them |
 //! | [`dashboard`], [`curve`], [`questions`], [`report`] | what is shown during and after |
 //!
@@ -39,6 +39,7 @@ pub mod run;
 pub mod schedule;
 pub mod session;
 pub mod step;
+pub mod stop;
 pub mod weights;
 pub mod workers;
 

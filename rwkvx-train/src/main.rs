@@ -12,7 +12,7 @@ use rwkvx_train::config::TrainConfig;
 use rwkvx_train::data::DataConfig;
 use rwkvx_train::phase::StageChoice;
 use rwkvx_train::report::RunReport;
-use rwkvx_train::{Error, Result, presets, run};
+use rwkvx_train::{Error, Result, presets, run, stop};
 
 /// Where runs go that were not told where.
 const RUNS: &str = "runs";
@@ -68,6 +68,10 @@ struct Options {
 fn main() -> ExitCode {
     match start(&Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(stopped @ Error::Stopped { .. }) => {
+            eprintln!("{stopped}");
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
@@ -81,6 +85,7 @@ fn start(options: &Options) -> Result<()> {
         false => new_run(options)?,
     };
     eprintln!("run directory: {}", directory.display());
+    stop::on_signals().map_err(|error| Error::Signals { error })?;
     let training = Training {
         config: &config,
         directory: &directory,

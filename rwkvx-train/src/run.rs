@@ -29,7 +29,7 @@ use crate::session::{Recorded, Session};
 use crate::step::{StepSettings, Trainee};
 use crate::weights::{Weights, metadata, trainable};
 use crate::workers::Workers;
-use crate::{Error, Result, curve, questions};
+use crate::{Error, Result, curve, questions, stop};
 
 /// The configuration of a run, in its directory.
 pub const CONFIG: &str = "config.json";
@@ -146,6 +146,9 @@ impl<B: KernelBackend> Run<'_, B> {
         let mut before: Option<RwkvX<B>> = None;
         let mut saved = saved;
         for &phase in &phases[first..] {
+            if stop::requested() {
+                return Err(self.stopped(phase, 0));
+            }
             let saved = saved.take();
             let model = match &saved {
                 Some(saved) => saved.model(&self.weights.load_options(), self.device)?,
@@ -237,11 +240,15 @@ impl<B: KernelBackend> Run<'_, B> {
         let session = session.lock().unwrap_or_else(PoisonError::into_inner);
         match session.position.step == stage.steps {
             true => Ok(trained.model.model),
-            false => Err(Error::Stopped {
-                phase: phase.name(),
-                step: session.position.step,
-                run: self.directory.to_path_buf(),
-            }),
+            false => Err(self.stopped(phase, session.position.step)),
+        }
+    }
+
+    fn stopped(&self, phase: Phase, step: u64) -> Error {
+        Error::Stopped {
+            phase: phase.name(),
+            step,
+            run: self.directory.to_path_buf(),
         }
     }
 

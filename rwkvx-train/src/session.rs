@@ -18,7 +18,7 @@ use crate::journal::{Journal, Line};
 use crate::optimizer::GroupedAdamW;
 use crate::relay::Relay;
 use crate::step::{StepReport, Trainee};
-use crate::{Error, Result};
+use crate::{Error, Result, stop};
 
 /// Where a phase is and where its traces go.
 #[derive(Debug)]
@@ -83,9 +83,13 @@ impl Session {
             grad_norm: report.grad_norm,
         })?;
         let step = self.position.step;
-        if step.is_multiple_of(self.checkpoint_every) || step == self.steps {
+        let stop = stop::requested() || self.relay.interrupter().should_stop();
+        if step.is_multiple_of(self.checkpoint_every) || step == self.steps || stop {
             self.checkpoints
                 .save(self.position, &trainee.model, &self.parameters, optimizer)?;
+        }
+        if stop {
+            self.relay.interrupter().stop(None);
         }
         Ok(())
     }

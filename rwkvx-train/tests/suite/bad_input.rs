@@ -239,7 +239,7 @@ fn damaged_checkpoints_are_named() {
     let at = place.path();
     let file = write_config(at, &tiny_config());
     type Damage = fn(&Path);
-    let cases: [(&str, Damage); 5] = [
+    let cases: [(&str, Damage); 6] = [
         ("optimizer.safetensors", |newest| {
             truncate(&newest.join("optimizer.safetensors"))
         }),
@@ -252,13 +252,20 @@ fn damaged_checkpoints_are_named() {
         ("version 9", |newest| {
             let path = newest.join("checkpoint.json");
             let json = fs::read_to_string(&path).unwrap();
-            fs::write(&path, json.replace("\"version\": 1", "\"version\": 9")).unwrap();
+            fs::write(&path, json.replace("\"version\": 2", "\"version\": 9")).unwrap();
         }),
         ("optimizer.safetensors", |newest| {
             // As long as before, but garbage.
             let path = newest.join("optimizer.safetensors");
             let size = fs::metadata(&path).unwrap().len() as usize;
             fs::write(&path, vec![0xff; size]).unwrap();
+        }),
+        ("model.safetensors: is damaged", |newest| {
+            // One bit of one number.
+            let path = newest.join("model.safetensors");
+            let mut bytes = fs::read(&path).unwrap();
+            *bytes.last_mut().unwrap() ^= 1;
+            fs::write(&path, bytes).unwrap();
         }),
     ];
     succeed(at, &["--config", &file, "--out", "run", "--stage", "base"]);

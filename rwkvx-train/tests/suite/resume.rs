@@ -1,4 +1,4 @@
-//! Killed at any moment, a run goes on bit for bit.
+//! Killed or stopped at any moment, a run goes on bit for bit.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -56,6 +56,49 @@ fn a_run_killed_again_and_again_equals_one_that_never_stopped() {
         let read = |run: &str| std::fs::read(place.path().join(run).join(file)).unwrap();
         assert!(read("cut") == read("whole"), "{file} differs");
     }
+}
+
+/// Also between two checkpoints: the signal makes one.
+#[cfg(unix)]
+#[test]
+fn a_run_stopped_by_signals_saves_succeeds_and_equals_one_that_never_stopped() {
+    let place = tempfile::tempdir().unwrap();
+    let mut config = tiny_config();
+    config.checkpoints.every_steps = 1000;
+    let file = write_config(place.path(), &config);
+    succeed(place.path(), &["--config", &file, "--out", "whole"]);
+
+    let lines = place.path().join("cut").join(journal::FILE);
+    let count = || std::fs::read_to_string(&lines).map_or(0, |text| text.lines().count());
+    let mut stops = 0;
+    let mut arguments = vec!["--config", &file, "--out", "cut"];
+    for signal in ["-INT", "-TERM"].into_iter().cycle() {
+        let before = count();
+        let mut child = program(place.path(), &arguments).spawn().unwrap();
+        while count() <= before && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let id = child.id().to_string();
+        // Fails if the run has just ended.
+        let _ = std::process::Command::new("kill")
+            .args([signal, &id])
+            .status();
+        let output = child.wait_with_output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{signal}: {errors}");
+        arguments = vec!["--resume", "--out", "cut"];
+        if !errors.contains("go on with `--resume --out cut`") {
+            break;
+        }
+        stops += 1;
+    }
+    assert!(stops >= 3, "stopped {stops} times only");
+    assert_eq!(
+        numbers(&place.path().join("cut")),
+        numbers(&place.path().join("whole"))
+    );
+    let read = |run: &str| std::fs::read(place.path().join(run).join("model.safetensors")).unwrap();
+    assert!(read("cut") == read("whole"));
 }
 
 #[test]

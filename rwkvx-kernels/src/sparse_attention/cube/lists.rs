@@ -184,7 +184,7 @@ fn attention_sort(
             while pair < SORTED / 2 {
                 let low = pair / gap * (2 * gap) + pair % gap;
                 let (a, b) = (keys[low], keys[low + gap]);
-                let upwards = low / run % 2 == 0;
+                let upwards = (low / run) & 1 == 0;
                 keys[low] = select(upwards, min(a, b), max(a, b));
                 keys[low + gap] = select(upwards, max(a, b), min(a, b));
                 pair += UNITS;

@@ -160,7 +160,8 @@ fn attention_deltas<F: Float>(
         sum += o[j] * d_o[j];
     }
     let delta = sum_over_lanes(sum, plan.lanes);
-    if active && UNIT_POS as usize % plan.lanes == 0 {
+    let lane = UNIT_POS as usize % plan.lanes;
+    if active && lane == 0 {
         deltas[sequence * sizes.queries + index] = delta;
     }
 }
@@ -177,29 +178,30 @@ struct Query {
 }
 
 #[cube]
-impl Query {
-    fn load<F: Float>(
-        query: &Array<Vector<F, Const<4>>>,
-        d_output: &Array<Vector<F, Const<4>>>,
-        saved: &Array<f32>,
-        deltas: &Array<f32>,
-        sizes: &Sizes,
-        index: usize,
-        slots: usize,
-        #[comptime] plan: Plan,
-    ) -> Query {
-        let sequence = sizes.sequence();
-        let row = sizes.query_row(sequence, index);
-        let in_sequence = sequence * sizes.queries + index;
-        Query {
-            q: load_row(query, row, plan),
-            d_output: load_row(d_output, row, plan),
-            lse: saved[in_sequence * (slots + 1)],
-            delta: deltas[in_sequence],
-            gradient: zeros(comptime!(plan.width / plan.lanes)),
-        }
+fn load_query<F: Float>(
+    query: &Array<Vector<F, Const<4>>>,
+    d_output: &Array<Vector<F, Const<4>>>,
+    saved: &Array<f32>,
+    deltas: &Array<f32>,
+    sizes: &Sizes,
+    index: usize,
+    slots: usize,
+    #[comptime] plan: Plan,
+) -> Query {
+    let sequence = sizes.sequence();
+    let row = sizes.query_row(sequence, index);
+    let in_sequence = sequence * sizes.queries + index;
+    Query {
+        q: load_row(query, row, plan),
+        d_output: load_row(d_output, row, plan),
+        lse: saved[in_sequence * (slots + 1)],
+        delta: deltas[in_sequence],
+        gradient: zeros(comptime!(plan.width / plan.lanes)),
     }
+}
 
+#[cube]
+impl Query {
     /// Adds the gradient through one key.
     fn add(
         &mut self,
@@ -247,7 +249,7 @@ fn attention_chosen_d_queries<F: Float>(
     if CUBE_POS_X as usize * TILE < tiles_end {
         let tile = place_in_list(lists, starts, lengths, tile_chunks, chunks, slots, plan);
         let place = tile.place;
-        let mut own = Query::load(
+        let mut own = load_query(
             query,
             d_output,
             saved,
@@ -301,7 +303,7 @@ fn attention_own_d_queries<F: Float>(
     let tile: OwnTile = own_tile(&sizes);
     let place = place_in_own(&tile, &sizes, plan);
     let time = tile.first + UNIT_POS as usize / plan.lanes;
-    let mut own = Query::load(
+    let mut own = load_query(
         query,
         d_output,
         saved,
@@ -406,10 +408,11 @@ fn attention_d_keys<F: Float>(
             if index < listed {
                 query_time = lists[list + index] as usize / slots;
             }
-            let row = sizes.query_row(sequence, query_time) * plan.width + i % plan.width;
+            let quad = i % plan.width;
+            let row = sizes.query_row(sequence, query_time) * plan.width + quad;
             queries[i] = Quad::cast_from(query[row]);
             d_outputs[i] = Quad::cast_from(d_output[row]);
-            if i % plan.width == 0 {
+            if quad == 0 {
                 let in_sequence = sequence * sizes.queries + query_time;
                 let mut pair = Pair::<f32>::empty();
                 pair[0] = saved[in_sequence * (slots + 1)];

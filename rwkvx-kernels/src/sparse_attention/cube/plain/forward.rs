@@ -152,7 +152,8 @@ fn attention_chosen<F: Float>(
         if tile.place.active {
             let slot = CUBE_POS_Y as usize * (sizes.queries * slots) + tile.place.slot;
             store_row(&softmax.sum, 1.0 / softmax.weight, partial, slot, plan);
-            if UNIT_POS as usize % plan.lanes == 0 {
+            let lane = UNIT_POS as usize % plan.lanes;
+            if lane == 0 {
                 partial_lse[slot] = softmax.largest + softmax.weight.ln();
             }
         }
@@ -217,7 +218,8 @@ fn attention_own<F: Float>(
     }
     if place.active {
         store_row(&softmax.sum, 1.0 / softmax.weight, output, q_row, plan);
-        if UNIT_POS as usize % plan.lanes == 0 {
+        let lane = UNIT_POS as usize % plan.lanes;
+        if lane == 0 {
             saved[saved_row] = softmax.largest + softmax.weight.ln();
         }
     }

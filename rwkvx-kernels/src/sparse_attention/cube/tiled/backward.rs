@@ -22,65 +22,63 @@ struct Queries<E: Float> {
     gradients: Array<Pair<f32>>,
 }
 
+/// Adds the gradients through the keys of times `first .. end`.
 #[cube]
-impl<E: Float> Queries<E> {
-    /// Adds the gradients through the keys of times `first .. end`.
-    fn add<F: Float>(
-        &mut self,
-        warp: &mut Warp,
-        rows: &Rows,
-        key: &Array<Vector<F, Const<4>>>,
-        value: &Array<Vector<F, Const<4>>>,
-        keys: &mut Block<E>,
-        values: &mut Block<E>,
-        sizes: &Sizes,
-        first: usize,
-        end: usize,
-        scale: f32,
-        #[comptime] plan: Plan,
-    ) {
-        let width = comptime!(plan.size / 4);
-        let stride = sizes.key_time * width;
-        let sequence = sizes.sequence();
-        let mut first = first;
-        while first < end {
-            let at = sizes.key_row(sequence, first) * width;
-            sync_cube();
-            keys.load::<F>(key, at, stride, end - first, plan.size);
-            values.load::<F>(value, at, stride, end - first, plan.size);
-            sync_cube();
-            for part in 0..comptime!(BLOCK / 8 / TILES) {
-                let start = first + part * comptime!(8 * TILES);
-                if start < end {
-                    let scores = multiply_rows(warp, &self.queries, keys, part, TILES, plan);
-                    let mut d_weights =
-                        multiply_rows(warp, &self.d_outputs, values, part, TILES, plan);
-                    #[unroll(!plan.emulated)]
-                    for i in 0..comptime!(2 * plan.row_tiles * TILES) {
-                        let r = i / comptime!(2 * TILES) * 2 + i % 2;
-                        let time = start + i / 2 % TILES * 8 + 2 * warp.member;
-                        let lse = Pair::new(self.lse[r]);
-                        let weight = (scores[i] * Pair::new(scale) - lse).exp();
-                        let d_score = weight * (d_weights[i] - Pair::new(self.deltas[r]));
-                        let seen = rows.seen[r] as usize;
-                        let mut kept = Pair::<f32>::empty();
-                        kept[0] = select(time < seen, d_score[0], 0.0f32);
-                        kept[1] = select(time + 1 < seen, d_score[1], 0.0f32);
-                        d_weights[i] = kept;
-                    }
-                    add_weighted(
-                        warp,
-                        &d_weights,
-                        keys,
-                        part,
-                        &mut self.gradients,
-                        TILES,
-                        plan,
-                    );
+fn add_gradients<F: Float, E: Float>(
+    queries: &mut Queries<E>,
+    warp: &mut Warp,
+    rows: &Rows,
+    key: &Array<Vector<F, Const<4>>>,
+    value: &Array<Vector<F, Const<4>>>,
+    keys: &mut Block<E>,
+    values: &mut Block<E>,
+    sizes: &Sizes,
+    first: usize,
+    end: usize,
+    scale: f32,
+    #[comptime] plan: Plan,
+) {
+    let width = comptime!(plan.size / 4);
+    let stride = sizes.key_time * width;
+    let sequence = sizes.sequence();
+    let mut first = first;
+    while first < end {
+        let at = sizes.key_row(sequence, first) * width;
+        sync_cube();
+        keys.load::<F>(key, at, stride, end - first, plan.size);
+        values.load::<F>(value, at, stride, end - first, plan.size);
+        sync_cube();
+        for part in 0..comptime!(BLOCK / 8 / TILES) {
+            let start = first + part * comptime!(8 * TILES);
+            if start < end {
+                let scores = multiply_rows(warp, &queries.queries, keys, part, TILES, plan);
+                let mut d_weights =
+                    multiply_rows(warp, &queries.d_outputs, values, part, TILES, plan);
+                #[unroll(!plan.emulated)]
+                for i in 0..comptime!(2 * plan.row_tiles * TILES) {
+                    let r = i / comptime!(2 * TILES) * 2 + i % 2;
+                    let time = start + i / 2 % TILES * 8 + 2 * warp.member;
+                    let lse = Pair::new(queries.lse[r]);
+                    let weight = (scores[i] * Pair::new(scale) - lse).exp();
+                    let d_score = weight * (d_weights[i] - Pair::new(queries.deltas[r]));
+                    let seen = rows.seen[r] as usize;
+                    let mut kept = Pair::<f32>::empty();
+                    kept[0] = select(time < seen, d_score[0], 0.0f32);
+                    kept[1] = select(time + 1 < seen, d_score[1], 0.0f32);
+                    d_weights[i] = kept;
                 }
+                add_weighted(
+                    warp,
+                    &d_weights,
+                    keys,
+                    part,
+                    &mut queries.gradients,
+                    TILES,
+                    plan,
+                );
             }
-            first += BLOCK;
         }
+        first += BLOCK;
     }
 }
 
@@ -185,7 +183,8 @@ pub(super) fn attention_chosen_d_queries_tiled<F: Float, E: Float>(
             slots,
             plan,
         );
-        own.add::<F>(
+        add_gradients::<F, E>(
+            &mut own,
             &mut warp,
             &rows,
             key,
@@ -241,7 +240,8 @@ pub(super) fn attention_own_d_queries_tiled<F: Float, E: Float>(
         slots,
         plan,
     );
-    own.add::<F>(
+    add_gradients::<F, E>(
+        &mut own,
         &mut warp,
         &rows,
         key,

@@ -79,48 +79,6 @@ impl Softmax {
         }
     }
 
-    /// Attends to the keys of times `first .. end`, of which row `r` sees those before `rows.seen[r]`. The first must be seen by all.
-    fn absorb<F: Float, E: Float>(
-        &mut self,
-        warp: &mut Warp,
-        queries: &Array<Pair<E>>,
-        rows: &Rows,
-        key: &Array<Vector<F, Const<4>>>,
-        value: &Array<Vector<F, Const<4>>>,
-        keys: &mut Block<E>,
-        values: &mut Block<E>,
-        sizes: &Sizes,
-        first: usize,
-        end: usize,
-        scale: f32,
-        #[comptime] plan: Plan,
-    ) {
-        let width = comptime!(plan.size / 4);
-        let stride = sizes.key_time * width;
-        let sequence = sizes.sequence();
-        let mut first = first;
-        while first < end {
-            let at = sizes.key_row(sequence, first) * width;
-            sync_cube();
-            keys.load::<F>(key, at, stride, end - first, plan.size);
-            values.load::<F>(value, at, stride, end - first, plan.size);
-            sync_cube();
-            #[unroll(!plan.emulated)]
-            for part in 0..comptime!(BLOCK / 8 / KEY_TILES) {
-                let start = first + part * comptime!(8 * KEY_TILES);
-                if start < end {
-                    let mut scores = multiply_rows(warp, queries, keys, part, KEY_TILES, plan);
-                    if start + comptime!(8 * KEY_TILES) > rows.all_see {
-                        hide(&mut scores, warp, rows, start, plan);
-                    }
-                    self.weigh(&mut scores, scale, plan);
-                    add_weighted(warp, &scores, values, part, &mut self.sum, KEY_TILES, plan);
-                }
-            }
-            first += BLOCK;
-        }
-    }
-
     /// What the sums of each row are to be multiplied with, after which `weight` is over all keys.
     fn finish(&mut self, #[comptime] plan: Plan) -> Array<f32> {
         let mut factors = Array::<f32>::new(comptime!(2 * plan.row_tiles));
@@ -133,6 +91,57 @@ impl Softmax {
             factors[r] = 1.0 / weight;
         }
         factors
+    }
+}
+
+/// Attends to the keys of times `first .. end`, of which row `r` sees those before `rows.seen[r]`. The first must be seen by all.
+#[cube]
+fn absorb<F: Float, E: Float>(
+    softmax: &mut Softmax,
+    warp: &mut Warp,
+    queries: &Array<Pair<E>>,
+    rows: &Rows,
+    key: &Array<Vector<F, Const<4>>>,
+    value: &Array<Vector<F, Const<4>>>,
+    keys: &mut Block<E>,
+    values: &mut Block<E>,
+    sizes: &Sizes,
+    first: usize,
+    end: usize,
+    scale: f32,
+    #[comptime] plan: Plan,
+) {
+    let width = comptime!(plan.size / 4);
+    let stride = sizes.key_time * width;
+    let sequence = sizes.sequence();
+    let mut first = first;
+    while first < end {
+        let at = sizes.key_row(sequence, first) * width;
+        sync_cube();
+        keys.load::<F>(key, at, stride, end - first, plan.size);
+        values.load::<F>(value, at, stride, end - first, plan.size);
+        sync_cube();
+        #[unroll(!plan.emulated)]
+        for part in 0..comptime!(BLOCK / 8 / KEY_TILES) {
+            let start = first + part * comptime!(8 * KEY_TILES);
+            if start < end {
+                let mut scores = multiply_rows(warp, queries, keys, part, KEY_TILES, plan);
+                if start + comptime!(8 * KEY_TILES) > rows.all_see {
+                    hide(&mut scores, warp, rows, start, plan);
+                }
+                softmax.weigh(&mut scores, scale, plan);
+                add_weighted(
+                    warp,
+                    &scores,
+                    values,
+                    part,
+                    &mut softmax.sum,
+                    KEY_TILES,
+                    plan,
+                );
+            }
+        }
+        first += BLOCK;
     }
 }
 
@@ -197,7 +206,8 @@ pub(super) fn attention_chosen_tiled<F: Float, E: Float>(
         );
         let queries = load_lefts::<F, E>(&warp, query, &rows.rows, plan);
         let mut softmax = Softmax::new(plan);
-        softmax.absorb::<F, E>(
+        absorb::<F, E>(
+            &mut softmax,
             &mut warp,
             &queries,
             &rows,
@@ -250,7 +260,8 @@ pub(super) fn attention_own_tiled<F: Float, E: Float>(
     let rows = own_rows(&warp, &sizes, plan);
     let queries = load_lefts::<F, E>(&warp, query, &rows.rows, plan);
     let mut softmax = Softmax::new(plan);
-    softmax.absorb::<F, E>(
+    absorb::<F, E>(
+        &mut softmax,
         &mut warp,
         &queries,
         &rows,
