@@ -51,11 +51,7 @@ pub trait KernelBackend: Backend {
     ///
     /// A cache owns its buffers alone, so this can and should happen in place.
     fn write_rows(buffer: Tensor<Self, 4>, at: usize, rows: Tensor<Self, 4>) -> Tensor<Self, 4> {
-        let [batch, time, heads, head_size] = rows.dims();
-        buffer.slice_assign(
-            [0..batch, 0..heads, at..at + time, 0..head_size],
-            rows.swap_dims(1, 2),
-        )
+        sparse_attention::reference::write_rows(buffer, at, rows)
     }
 
     /// Mean rows of some chunks of `buffer` `[batch, heads, capacity, head_size]`, as `[batch, heads, chunks, head_size]` in f32.

@@ -49,6 +49,19 @@ pub fn sparse_attention<B: Backend>(
     )
 }
 
+/// Writes `rows` `[batch, time, heads, head_size]` into `buffer` `[batch, heads, capacity, head_size]` at time `at`.
+pub(crate) fn write_rows<B: Backend>(
+    buffer: Tensor<B, 4>,
+    at: usize,
+    rows: Tensor<B, 4>,
+) -> Tensor<B, 4> {
+    let [batch, time, heads, head_size] = rows.dims();
+    buffer.slice_assign(
+        [0..batch, 0..heads, at..at + time, 0..head_size],
+        rows.swap_dims(1, 2),
+    )
+}
+
 /// Means over whole chunks: `[batch, heads, chunks * chunk_size, head_size]` to `[batch, heads, chunks, head_size]`, in f32.
 pub(crate) fn chunk_means<B: Backend>(keys: Tensor<B, 4>, chunk_size: usize) -> Tensor<B, 4> {
     let [batch, heads, time, head_size] = keys.dims();

@@ -1,6 +1,6 @@
 //! The key-value cache computes the function of the whole sequence, however the sequence comes.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use rwkvx_kernels::{ChunkTopK, KernelBackend, KvCache, sparse_attention};
 
 use crate::support::{Array, assert_close};
@@ -159,6 +159,30 @@ fn memory_grows_with_the_tokens_and_reserving_comes_first<B: KernelBackend>() {
         values: case.whole.values[7 * 64..].to_vec(),
     };
     assert_close("after reserving", &output, &expected, SAME);
+}
+
+/// NdArray has no half precision.
+#[test]
+fn a_cache_may_hold_halves_on_flex() {
+    let case = Case::<burn_flex::Flex>::new(
+        [1, 90, 2, 32],
+        ChunkTopK {
+            chunk_size: 16,
+            top_k: 3,
+        },
+    );
+    let options = (&Default::default(), DType::BF16);
+    let mut cache = KvCache::new(1, 2, 32, case.shape, options);
+    let mut full = case.empty_cache();
+    let outputs = [(0, 50), (50, 51), (51, 90)].map(|(from, to)| {
+        case.attend(&mut full, from, to);
+        case.attend(&mut cache, from, to)
+    });
+    // Keys and values are rounded to 8 bits.
+    let output = Array::of(Tensor::cat(outputs.into(), 1));
+    assert_close("bf16", &output, &case.whole, 1e-2);
+    // The means stay f32.
+    assert!(cache.bytes() < full.bytes() * 6 / 10);
 }
 
 macro_rules! on_backends {

@@ -14,7 +14,7 @@ mod few;
 mod forward;
 mod tile;
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use std::ops::Range;
 
 use super::{AttentionGradient, AttentionGrads, AttentionInputs, CachedRows, ChunkTopK};
@@ -256,6 +256,9 @@ pub(crate) fn write_rows<B: HostMemory>(
     at: usize,
     rows: Tensor<B, 4>,
 ) -> Tensor<B, 4> {
+    if buffer.dtype() != DType::F32 {
+        return reference::write_rows(buffer, at, rows);
+    }
     let [_, _, capacity, size] = buffer.dims();
     let [_, time, heads, _] = rows.dims();
     let rows = B::values(rows);
