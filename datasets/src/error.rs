@@ -34,13 +34,24 @@ pub enum Error {
         reason: String,
     },
 
+    /// An input file, or what an interrupted run left, is not what it should be.
+    #[error("{}: {reason}", path.display())]
+    Input {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong, with the place in the file where there is one.
+        reason: String,
+    },
+
     /// A document of an input file is not usable.
-    #[error("{}, line {line}: {reason}", path.display())]
+    #[error("{}, {unit} {number}: {reason}", path.display())]
     Document {
         /// The input file.
         path: PathBuf,
-        /// Line of the file, from 1.
-        line: u64,
+        /// What is counted: `line`, `row` or `sample`.
+        unit: &'static str,
+        /// Which one of the file, from 1.
+        number: u64,
         /// What is wrong.
         reason: String,
     },
@@ -123,6 +134,13 @@ impl Error {
         }
     }
 
+    pub(crate) fn input(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Input {
+            path: path.to_path_buf(),
+            reason: reason.into(),
+        }
+    }
+
     pub(crate) fn value(field: &'static str, reason: impl Into<String>) -> Self {
         Self::Value {
             field,
@@ -132,4 +150,4 @@ impl Error {
 }
 
 /// Result of this crate.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;

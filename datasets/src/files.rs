@@ -1,15 +1,16 @@
 //! Opening files.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use memmap2::Mmap;
 
 use crate::{Error, Result};
 
 /// Maps a file into memory to read it. The file must not be changed while it is mapped.
-pub(crate) fn map(path: &Path) -> Result<Mmap> {
+pub(crate) fn map(path: &Path) -> Result<Bytes> {
     let file = File::open(path).map_err(Error::io(path))?;
     let metadata = file.metadata().map_err(Error::io(path))?;
     if !metadata.is_file() {
@@ -18,5 +19,22 @@ pub(crate) fn map(path: &Path) -> Result<Mmap> {
     }
     // SAFETY: the map is read-only. Should another process truncate the file meanwhile, the system ends this one; the
     // writers of this project put whole files in place by renaming, which leaves a mapped file as it was.
-    unsafe { Mmap::map(&file) }.map_err(Error::io(path))
+    let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
+    Ok(Bytes::from_owner(map))
+}
+
+/// What lies in a folder, sorted by name.
+pub(crate) fn folder(path: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(path).map_err(Error::io(path))?;
+    let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+    let mut paths: Vec<_> = paths.collect::<io::Result<_>>().map_err(Error::io(path))?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// `path` with `extension` appended. Prefixes may contain dots, so nothing of them is replaced.
+pub(crate) fn append(path: &Path, extension: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(extension);
+    path.into()
 }

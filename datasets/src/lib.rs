@@ -10,7 +10,7 @@
 //! | [`ruler`], [`passkey`] | needle-in-a-haystack prompts, worded as their published evaluations word them |
 //! | [`prose`] | generated essay-like text |
 //! | [`needles`] | an endless seeded stream of retrieval documents to train on |
-//! | [`prepare`] | JSON lines or plain text into a token file |
+//! | [`prepare`] | JSON lines, plain text, Parquet or MDS shards into a token file |
 
 #![deny(missing_docs)]
 

@@ -23,6 +23,9 @@ mod writer;
 
 use std::path::{Path, PathBuf};
 
+use crate::files::append;
+use crate::{Error, Result};
+
 pub use reader::TokenFile;
 pub use writer::TokenFileWriter;
 
@@ -106,6 +109,15 @@ impl Dtype {
         }
     }
 
+    /// Appends ids in their stored form. They must not be larger than [`max_id`](Self::max_id).
+    pub(crate) fn store(self, ids: &[u32], bytes: &mut Vec<u8>) {
+        let width = self.bytes();
+        for id in ids {
+            // Little-endian, and the id fits, so its first bytes are the stored number.
+            bytes.extend_from_slice(&u64::from(*id).to_le_bytes()[..width]);
+        }
+    }
+
     /// Name as in NumPy.
     pub fn name(self) -> &'static str {
         match self {
@@ -119,14 +131,20 @@ impl Dtype {
     }
 }
 
-/// `PREFIX.idx` and `PREFIX.bin`. The prefix may contain dots, so nothing of it is replaced.
+/// `PREFIX.idx` and `PREFIX.bin`.
 fn paths(prefix: &Path) -> (PathBuf, PathBuf) {
-    let with = |extension: &str| {
-        let mut path = prefix.as_os_str().to_owned();
-        path.push(extension);
-        PathBuf::from(path)
-    };
-    (with(".idx"), with(".bin"))
+    (append(prefix, ".idx"), append(prefix, ".bin"))
+}
+
+/// Checks that a token file can lie at `prefix`.
+pub(crate) fn require_folder(prefix: &Path) -> Result<()> {
+    let (_, bin) = paths(prefix);
+    match bin.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => Err(
+            Error::token_file(&bin, "its folder does not exist; create it first"),
+        ),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

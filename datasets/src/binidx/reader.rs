@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
+use bytes::Bytes;
 
 use super::{Dtype, HEADER_BYTES, MAGIC, VERSION, paths};
 use crate::files::map;
@@ -16,8 +16,8 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct TokenFile {
     bin_path: PathBuf,
-    index: Mmap,
-    bin: Mmap,
+    index: Bytes,
+    bin: Bytes,
     layout: Layout,
     tokens: u64,
 }

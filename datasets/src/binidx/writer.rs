@@ -1,11 +1,10 @@
 //! Writing token files: streamed, and in place only when complete.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
-use std::ops::Range;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use super::{Dtype, MAGIC, VERSION, paths};
+use super::{Dtype, MAGIC, VERSION, paths, require_folder};
 use crate::{Error, Result};
 
 /// Writes a token file document by document.
@@ -18,10 +17,6 @@ pub struct TokenFileWriter {
     idx: Target,
     bin: Target,
     out: BufWriter<File>,
-    /// The same file, to read back from.
-    written: File,
-    /// Tokens known to have left the buffer of `out`.
-    flushed: u64,
     dtype: Dtype,
     /// Tokens of each document.
     sizes: Vec<i32>,
@@ -37,25 +32,14 @@ impl TokenFileWriter {
     ///
     /// If the folder of `prefix` does not exist or cannot be written to.
     pub fn create(prefix: &Path, dtype: Dtype) -> Result<Self> {
+        require_folder(prefix)?;
         let (idx, bin) = paths(prefix);
-        if bin
-            .parent()
-            .is_some_and(|folder| !folder.as_os_str().is_empty() && !folder.is_dir())
-        {
-            return Err(Error::token_file(
-                &bin,
-                "its folder does not exist; create it first",
-            ));
-        }
         let (idx, bin) = (Target::new(idx), Target::new(bin));
         let file = File::create(&bin.partial).map_err(Error::io(&bin.partial))?;
-        let written = File::open(&bin.partial).map_err(Error::io(&bin.partial))?;
         Ok(Self {
             idx,
             bin,
             out: BufWriter::with_capacity(1 << 20, file),
-            written,
-            flushed: 0,
             dtype,
             sizes: Vec::new(),
             tokens: 0,
@@ -78,60 +62,46 @@ impl TokenFileWriter {
             );
             return Err(Error::token_file(&self.bin.path, reason));
         }
-        let size = i32::try_from(ids.len()).map_err(|_| {
-            let reason = format!(
-                "a document of {} tokens exceeds the format's 2147483647; split it",
-                ids.len()
-            );
-            Error::token_file(&self.bin.path, reason)
-        })?;
-        let width = self.dtype.bytes();
-        self.encoded.clear();
-        for id in ids {
-            // Little-endian, and the id fits, so its first bytes are the stored number.
-            self.encoded
-                .extend_from_slice(&u64::from(*id).to_le_bytes()[..width]);
-        }
-        self.append(size)
+        let mut encoded = std::mem::take(&mut self.encoded);
+        encoded.clear();
+        self.dtype.store(ids, &mut encoded);
+        let pushed = self.push_stored(&encoded);
+        self.encoded = encoded;
+        pushed
     }
 
-    /// Appends a document that was written before once more, without encoding it again: the later epochs of repeated
-    /// data are the first one's documents in another order.
-    ///
-    /// `tokens` are its place in the file so far.
+    /// Appends one document whose ids are already in the form in which the file stores them.
+    pub(crate) fn push_stored(&mut self, ids: &[u8]) -> Result<()> {
+        let tokens = ids.len() / self.dtype.bytes();
+        let size = i32::try_from(tokens).map_err(|_| {
+            let reason =
+                format!("a document of {tokens} tokens exceeds the format's 2147483647; split it");
+            Error::token_file(&self.bin.path, reason)
+        })?;
+        self.out
+            .write_all(ids)
+            .map_err(Error::io(&self.bin.partial))?;
+        self.sizes.push(size);
+        self.tokens += tokens as u64;
+        Ok(())
+    }
+
+    /// Divides all tokens written so far anew: into items of `size` tokens, across documents, and a shorter last one.
     ///
     /// # Errors
     ///
-    /// If the tokens are not all written yet, or if reading or writing fails.
-    pub fn repeat(&mut self, tokens: Range<u64>) -> Result<()> {
-        let width = self.dtype.bytes();
-        let len = tokens.end.checked_sub(tokens.start);
-        let size = len.and_then(|len| i32::try_from(len).ok());
-        let Some(size) = size.filter(|_| tokens.end <= self.tokens) else {
-            let reason = format!(
-                "tokens {tokens:?} cannot be repeated: {} are written",
-                self.tokens
-            );
-            return Err(Error::token_file(&self.bin.path, reason));
-        };
-        if tokens.end > self.flushed {
-            self.out.flush().map_err(Error::io(&self.bin.partial))?;
-            self.flushed = self.tokens;
-        }
-        self.encoded.resize(size as usize * width, 0);
-        self.written
-            .seek(SeekFrom::Start(tokens.start * width as u64))
-            .and_then(|_| self.written.read_exact(&mut self.encoded))
-            .map_err(Error::io(&self.bin.partial))?;
-        self.append(size)
-    }
-
-    fn append(&mut self, size: i32) -> Result<()> {
-        self.out
-            .write_all(&self.encoded)
-            .map_err(Error::io(&self.bin.partial))?;
-        self.sizes.push(size);
-        self.tokens += size as u64;
+    /// If `size` is 0 or more than the format can say.
+    pub fn cut(&mut self, size: u32) -> Result<()> {
+        let item = i32::try_from(size).ok().filter(|item| *item > 0);
+        let item = item.ok_or_else(|| {
+            let reason = format!("items of {size} tokens are not within 1 and 2147483647");
+            Error::token_file(&self.idx.path, reason)
+        })?;
+        let (whole, rest) = (self.tokens / u64::from(size), self.tokens % u64::from(size));
+        self.sizes.clear();
+        self.sizes.resize(whole as usize, item);
+        // Less than an item, and so within its type.
+        self.sizes.extend((rest > 0).then_some(rest as i32));
         Ok(())
     }
 

@@ -106,6 +106,36 @@ fn prepare_writes_what_inspect_shows() {
 }
 
 #[test]
+fn prepare_reads_parquet_and_mds_and_packs() {
+    let folder = tempdir().unwrap();
+    let folder = folder.path();
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let data = data.to_str().unwrap();
+    let [lines, parquet, shards, tokenizer] =
+        ["documents.jsonl", "parquet", "mds/zstd", "tokenizer.json"]
+            .map(|name| format!("{data}/{name}"));
+    let inputs: [(&str, &[&str]); 3] = [
+        ("jsonl", &[&lines]),
+        ("minipile", &[&parquet, "--column", "text"]),
+        ("prolong", &[&shards, "--source-tokenizer", &tokenizer]),
+    ];
+    for (format, input) in inputs {
+        let options = ["--out", format, "--pack", "100", "--seed", "7", "--json"];
+        let arguments = [&["prepare", format][..], input, &options].concat();
+        let told: Value = serde_json::from_str(&stdout(folder, &arguments)).unwrap();
+        assert_eq!(
+            told["documents"],
+            told["tokens"].as_u64().unwrap().div_ceil(100)
+        );
+    }
+    for extension in ["bin", "idx"] {
+        let read = |name| fs::read(folder.join(name).with_extension(extension)).unwrap();
+        assert!(read("minipile") == read("jsonl") && read("prolong") == read("jsonl"));
+    }
+    assert_eq!(fs::read_dir(folder).unwrap().count(), 6, "no draft is left");
+}
+
+#[test]
 fn needles_are_documents_of_the_length_asked_for() {
     let folder = tempdir().unwrap();
     let folder = folder.path();
@@ -200,6 +230,14 @@ fn what_cannot_be_done_fails_with_one_or_two_lines_that_name_it() {
             "not a regular file",
         ),
         (
+            &["prepare", "minipile", "garbage", "--out", "set"],
+            "garbage: not a readable Parquet file",
+        ),
+        (
+            &["prepare", "prolong", ".", "--out", "set"],
+            "source-tokenizer: prolong",
+        ),
+        (
             &["prepare", "text", "short.idx", "--out", "nosuch/set"],
             "nosuch/set.bin",
         ),
@@ -234,6 +272,7 @@ fn unusable_options_are_refused() {
         &["prepare", "parquet", "a", "--out", "b"],
         &["prepare", "jsonl", "--out", "b"],
         &["prepare", "jsonl", "a", "--out", "b", "--epochs", "0"],
+        &["prepare", "jsonl", "a", "--out", "b", "--pack", "0"],
         &["needles", "--out", "b", "--kind", "haystack"],
         &["needles", "--out", "b", "--tokens", "1"],
         &["inspect"],

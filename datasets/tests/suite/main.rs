@@ -1,7 +1,9 @@
 //! Tests of the crate from outside: golden ids, files on disk, and the command.
 
+mod bad_inputs;
 mod bad_token_files;
 mod command;
+mod inputs;
 mod prepare;
 mod token_files;
 mod tokenizers;

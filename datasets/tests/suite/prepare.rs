@@ -29,12 +29,6 @@ fn run(format: Format, input: &Path, options: &PrepareOptions) -> Result<Prepare
     )
 }
 
-const IN_ORDER: PrepareOptions = PrepareOptions {
-    epochs: 1,
-    shuffle: false,
-    seed: 0,
-};
-
 /// The text of each document of the file written beside `input`.
 fn documents(input: &Path) -> Vec<String> {
     let tokenizer = Tokenizer::open("rwkv-world").unwrap();
@@ -60,7 +54,7 @@ fn numbered_lines(count: usize) -> String {
 fn json_lines_become_documents_in_order_without_shuffling() {
     let lines = "{\"text\": \"one\"}\n\n  \n{\"id\": 7, \"text\": \"zwei é\\n\\u00e9\\ud83d\\ude00\"}\r\n{\"text\": \"\"}\n{\"text\":\"last\"}";
     let (_folder, path) = input("in.jsonl", lines);
-    let prepared = run(Format::Jsonl, &path, &IN_ORDER).unwrap();
+    let prepared = run(Format::Jsonl, &path, &PrepareOptions::default()).unwrap();
     assert_eq!(documents(&path), ["one", "zwei é\né😀", "", "last"]);
     assert_eq!((prepared.documents, prepared.dtype), (4, Dtype::U16));
     assert_eq!(
@@ -72,7 +66,7 @@ fn json_lines_become_documents_in_order_without_shuffling() {
 #[test]
 fn a_text_file_is_one_document() {
     let (_folder, path) = input("in.txt", "Two\nlines.\n");
-    run(Format::Text, &path, &IN_ORDER).unwrap();
+    run(Format::Text, &path, &PrepareOptions::default()).unwrap();
     assert_eq!(documents(&path), ["Two\nlines.\n"]);
 }
 
@@ -83,6 +77,7 @@ fn every_epoch_has_every_document_in_a_new_order() {
         epochs: 3,
         shuffle: true,
         seed: 5,
+        ..PrepareOptions::default()
     };
     run(Format::Jsonl, &path, &options).unwrap();
     let written = documents(&path);
@@ -94,7 +89,7 @@ fn every_epoch_has_every_document_in_a_new_order() {
         documents.sort();
         documents
     };
-    run(Format::Jsonl, &path, &IN_ORDER).unwrap();
+    run(Format::Jsonl, &path, &PrepareOptions::default()).unwrap();
     let all = sorted(&documents(&path));
     assert!(epochs.iter().all(|epoch| sorted(epoch) == all));
 }
@@ -107,6 +102,7 @@ fn the_seed_and_not_the_threads_decide_the_file() {
             epochs: 2,
             shuffle: true,
             seed,
+            ..PrepareOptions::default()
         };
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -143,7 +139,9 @@ fn bad_input_is_named_with_its_line_and_writes_nothing() {
     ];
     for (format, content, words) in cases {
         let (folder, path) = input("input", content);
-        let message = run(format, &path, &IN_ORDER).unwrap_err().to_string();
+        let message = run(format, &path, &PrepareOptions::default())
+            .unwrap_err()
+            .to_string();
         for word in words {
             assert!(message.contains(word), "{message:?} lacks {word:?}");
         }
@@ -175,7 +173,7 @@ fn a_tokenizer_that_loses_text_is_refused() {
         &[path],
         &out,
         &tokenizer,
-        &IN_ORDER,
+        &PrepareOptions::default(),
         &ProgressBar::hidden(),
     );
     let message = result.unwrap_err().to_string();

@@ -95,19 +95,33 @@ fn an_id_too_large_for_the_type_is_refused() {
 }
 
 #[test]
-fn documents_can_be_repeated_as_they_were_written() {
+fn what_is_written_can_be_cut_into_items_of_one_size() {
     let folder = tempdir().unwrap();
     let prefix = folder.path().join("file");
+    for (size, expected) in [
+        (4, vec![(0, 4), (4, 7)]),
+        (7, vec![(0, 7)]),
+        (9, vec![(0, 7)]),
+        (i32::MAX as u32, vec![(0, 7)]),
+    ] {
+        let mut writer = TokenFileWriter::create(&prefix, Dtype::U16).unwrap();
+        writer.push(&[1, 2, 0]).unwrap();
+        writer.push(&[3, 4, 5, 0]).unwrap();
+        writer.cut(size).unwrap();
+        writer.finish().unwrap();
+        let file = TokenFile::open(&prefix).unwrap();
+        let spans: Vec<_> = (0..file.documents())
+            .map(|document| file.document(document).unwrap())
+            .map(|span| (span.start, span.end))
+            .collect();
+        assert_eq!(spans, expected, "{size}");
+        assert_eq!(read_all(&prefix), [1, 2, 0, 3, 4, 5, 0]);
+    }
     let mut writer = TokenFileWriter::create(&prefix, Dtype::U16).unwrap();
-    writer.push(&[1, 2, 0]).unwrap();
-    writer.push(&[3, 0]).unwrap();
-    writer.repeat(3..5).unwrap();
-    writer.repeat(0..3).unwrap();
-    writer.repeat(5..7).unwrap();
-    assert!(writer.repeat(9..13).is_err());
-    writer.finish().unwrap();
-    assert_eq!(read_all(&prefix), [1, 2, 0, 3, 0, 3, 0, 1, 2, 0, 3, 0]);
-    assert_eq!(TokenFile::open(&prefix).unwrap().documents(), 5);
+    for size in [0, 1 << 31] {
+        let message = writer.cut(size).unwrap_err().to_string();
+        assert!(message.contains(&format!("{size} tokens")), "{message}");
+    }
 }
 
 #[test]
