@@ -28,7 +28,7 @@ pub struct StepSettings {
     pub l2_wrap: bool,
     /// Largest norm of the whole gradient.
     pub clip_norm: Option<f64>,
-    /// Whether each layer is computed again on the way back, see [`recompute`](crate::recompute).
+    /// Whether each layer is computed again on the way back, see [`recompute`].
     pub recompute: bool,
 }
 
