@@ -4,7 +4,7 @@ use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::*;
 
 use super::NO_SCORE;
-use super::sizes::Sizes;
+use super::problem::Problem;
 use crate::cube::Quad;
 
 /// Units of a cube.
@@ -29,14 +29,14 @@ pub(super) fn launch<R: CubeRuntime>(
     query: &CubeTensor<R>,
     means: &CubeTensor<R>,
     saved: &CubeTensor<R>,
-    sizes: Sizes,
+    problem: Problem,
 ) {
     let [sequences, chunks, size] = means.meta.shape().dims();
-    let [_, queries, row] = saved.meta.shape().dims();
+    let queries = problem.queries;
     let wanted = MANY_UNITS / (sequences * queries);
     let plan = Plan {
         width: size / 4,
-        slots: row - 1,
+        slots: problem.slots,
         lanes: wanted.min(chunks).clamp(1, UNITS).next_power_of_two(),
     };
     let per_cube = UNITS / plan.lanes;
@@ -49,7 +49,7 @@ pub(super) fn launch<R: CubeRuntime>(
             query.clone().into_array_arg(),
             means.clone().into_array_arg(),
             saved.clone().into_array_arg(),
-            sizes.launch(),
+            problem.launch(),
             chunks,
             plan,
             query.dtype.into(),
@@ -69,7 +69,7 @@ fn attention_choose<F: Float>(
     query: &Array<Vector<F, Const<4>>>,
     means: &Array<Quad>,
     saved: &mut Array<f32>,
-    sizes: Sizes,
+    problem: Problem,
     chunks: usize,
     #[comptime] plan: Plan,
     #[define(F)] _dtype: StorageType,
@@ -79,18 +79,18 @@ fn attention_choose<F: Float>(
     let lanes = comptime!(plan.lanes);
     let unit = UNIT_POS as usize;
     let lane = unit % lanes;
-    let sequence = sizes.sequence();
+    let sequence = problem.sequence();
     let index = CUBE_POS_X as usize * comptime!(UNITS / plan.lanes) + unit / lanes;
-    let active = index < sizes.queries;
+    let active = index < problem.queries;
     let own = select(
         active,
-        (sizes.start + index) / sizes.chunk_size,
+        (problem.start + index) / problem.chunk_size,
         0usize.runtime(),
     );
 
     let mut row = Array::<Quad>::new(width);
     if active {
-        let at = sizes.query_row(sequence, index) * width;
+        let at = problem.query_row(sequence, index) * width;
         for j in 0..width {
             row[j] = Quad::cast_from(query[at + j]);
         }
@@ -104,11 +104,11 @@ fn attention_choose<F: Float>(
             sum += row[j] * means[at + j];
         }
         let score = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-        best.offer(select(score >= LOWEST, score, LOWEST), chunk as u32, slots);
+        best.offer(score, chunk as u32, slots);
         chunk += lanes;
     }
 
-    let to = (sequence * sizes.queries + index) * comptime!(slots + 1) + 1;
+    let to = problem.saved(problem.query(sequence, index)) + 1;
     if comptime!(lanes == 1) {
         if active {
             best.write(saved, to, slots);

@@ -10,7 +10,7 @@ use burn::tensor::DType;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::*;
 
-use super::sizes::Sizes;
+use super::problem::Problem;
 use crate::cube::allocate;
 
 /// Choices that are sorted together, and so most chunks that a query may choose.
@@ -26,28 +26,89 @@ pub(super) struct Lists<R: CubeRuntime> {
     /// Tiles per sequence that there is room for.
     pub(super) tiles: usize,
     /// Slots per sequence that there is room for.
-    pub(super) room: usize,
+    room: usize,
     /// `[sequence, room]`, u32; what lies between two lists is undefined.
-    pub(super) slots: CubeTensor<R>,
+    slots: CubeTensor<R>,
     /// Where each chunk's list starts, and after the last where the tiles end: `[sequence, chunks + 1]`, u32.
-    pub(super) starts: CubeTensor<R>,
+    starts: CubeTensor<R>,
     /// Length of each chunk's list, `[sequence, chunks]`, u32.
-    pub(super) lengths: CubeTensor<R>,
+    lengths: CubeTensor<R>,
     /// The chunk of each tile, `[sequence, tiles]`, u32; undefined from where the tiles end.
-    pub(super) chunks: CubeTensor<R>,
+    chunks: CubeTensor<R>,
+}
+
+/// [`Lists`] in a kernel.
+#[derive(CubeType, CubeLaunch)]
+pub(super) struct ListArrays {
+    slots: Array<u32>,
+    starts: Array<u32>,
+    lengths: Array<u32>,
+    chunks: Array<u32>,
+    chunk_count: usize,
+    room: usize,
+}
+
+/// A part of a chunk's list, up to its end.
+#[derive(CubeType)]
+pub(super) struct List {
+    pub(super) chunk: usize,
+    /// Positions for [`ListArrays::slot`].
+    pub(super) first: usize,
+    pub(super) end: usize,
+}
+
+#[cube]
+impl ListArrays {
+    /// Whether there is a tile of `rows` slots for this cube.
+    pub(super) fn has_tile(&self, #[comptime] rows: usize) -> bool {
+        let end = self.starts[CUBE_POS_Y as usize * (self.chunk_count + 1) + self.chunk_count];
+        CUBE_POS_X as usize * rows < end as usize
+    }
+
+    /// The list from tile `CUBE_POS_X` of `rows` slots on.
+    pub(super) fn from_tile(&self, #[comptime] rows: usize) -> List {
+        let tile = CUBE_POS_X as usize;
+        let chunk = self.chunks[CUBE_POS_Y as usize * (self.room / rows) + tile] as usize;
+        List {
+            chunk,
+            first: CUBE_POS_Y as usize * self.room + tile * rows,
+            end: self.of_chunk(chunk).end,
+        }
+    }
+
+    /// The list of a chunk; an empty one if no query can have chosen it.
+    pub(super) fn of_chunk(&self, chunk: usize) -> List {
+        let sequence = CUBE_POS_Y as usize;
+        let mut first = 0usize.runtime();
+        let mut length = 0usize.runtime();
+        if chunk < self.chunk_count {
+            first = self.starts[sequence * (self.chunk_count + 1) + chunk] as usize;
+            length = self.lengths[sequence * self.chunk_count + chunk] as usize;
+        }
+        let first = sequence * self.room + first;
+        List {
+            chunk,
+            first,
+            end: first + length,
+        }
+    }
+
+    /// The slot at a position.
+    pub(super) fn slot(&self, at: usize) -> usize {
+        self.slots[at] as usize
+    }
 }
 
 impl<R: CubeRuntime> Lists<R> {
-    /// From the choices in `saved` `[sequence, query, 1 + slots]`, for `sequences` from `sizes.first` on and the first `chunks` chunks.
+    /// From the choices in `saved` `[sequence, query, 1 + slots]`, for `sequences` from `problem.first` on.
     pub(super) fn new(
         saved: &CubeTensor<R>,
-        sizes: Sizes,
+        problem: Problem,
         sequences: usize,
-        chunks: usize,
         tile: usize,
     ) -> Self {
-        let [_, queries, row] = saved.meta.shape().dims();
-        let slots = row - 1;
+        let Problem { queries, slots, .. } = problem;
+        let chunks = problem.last_chunk();
         if slots == 0 {
             return Self::none(saved);
         }
@@ -83,7 +144,7 @@ impl<R: CubeRuntime> Lists<R> {
                 saved.clone().into_array_arg(),
                 sorted.clone().into_array_arg(),
                 begins.clone().into_array_arg(),
-                sizes.launch(),
+                problem.launch(),
                 chunks,
                 slots,
             );
@@ -125,6 +186,18 @@ impl<R: CubeRuntime> Lists<R> {
         lists
     }
 
+    /// As an argument of a kernel.
+    pub(super) fn launch(&self) -> ListArraysLaunch<R> {
+        ListArraysLaunch::new(
+            self.slots.clone().into_array_arg(),
+            self.starts.clone().into_array_arg(),
+            self.lengths.clone().into_array_arg(),
+            self.chunks.clone().into_array_arg(),
+            self.chunk_count,
+            self.room,
+        )
+    }
+
     fn none(like: &CubeTensor<R>) -> Self {
         let unused = || allocate(like, [1], DType::U32);
         Self {
@@ -151,20 +224,20 @@ fn attention_sort(
     saved: &Array<f32>,
     sorted: &mut Array<u32>,
     begins: &mut Array<u32>,
-    sizes: Sizes,
+    problem: Problem,
     chunks: usize,
     #[comptime] slots: usize,
 ) {
     let block = comptime!(block_queries(slots));
     let unit = UNIT_POS as usize;
-    let sequence = sizes.sequence();
+    let sequence = problem.sequence();
     let mut keys = SharedMemory::<u32>::new(SORTED);
     let mut i = unit;
     while i < SORTED {
         let query = CUBE_POS_X as usize * block + i / slots;
         let mut key = u32::MAX.runtime();
-        if i < comptime!(block_queries(slots) * slots) && query < sizes.queries {
-            let row = (sequence * sizes.queries + query) * comptime!(slots + 1);
+        if i < comptime!(block_queries(slots) * slots) && query < problem.queries {
+            let row = (sequence * problem.queries + query) * comptime!(slots + 1);
             let choice = saved[row + 1 + i % slots];
             if choice >= 0.0 {
                 key = u32::cast_from(choice) * comptime!(SORTED as u32) + i as u32;

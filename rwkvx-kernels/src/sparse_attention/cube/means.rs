@@ -3,7 +3,7 @@
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::*;
 
-use super::sizes::Sizes;
+use super::problem::Problem;
 use crate::cube::Quad;
 
 /// Units of a cube; some rows are summed by each, for a row's four neighbouring numbers.
@@ -14,7 +14,7 @@ pub(super) fn launch<R: CubeRuntime>(
     keys: &CubeTensor<R>,
     means: &CubeTensor<R>,
     from: usize,
-    sizes: Sizes,
+    problem: Problem,
 ) {
     let [sequences, chunks, size] = means.meta.shape().dims();
     // SAFETY: the buffers are dense and have the sizes that the kernel's documentation gives, which bound its indices.
@@ -26,7 +26,7 @@ pub(super) fn launch<R: CubeRuntime>(
             keys.clone().into_array_arg(),
             means.clone().into_array_arg(),
             from,
-            sizes.launch(),
+            problem.launch(),
             size / 4,
             keys.dtype.into(),
         );
@@ -39,20 +39,20 @@ fn attention_means<F: Float>(
     keys: &Array<Vector<F, Const<4>>>,
     means: &mut Array<Quad>,
     from: usize,
-    sizes: Sizes,
+    problem: Problem,
     #[comptime] width: usize,
     #[define(F)] _dtype: StorageType,
 ) {
     let groups = comptime!(UNITS / width);
     let unit = UNIT_POS as usize;
     let (quad, group) = (unit % width, unit / width);
-    let sequence = sizes.sequence();
-    let first = (from + CUBE_POS_X as usize) * sizes.chunk_size;
+    let sequence = problem.sequence();
+    let first = (from + CUBE_POS_X as usize) * problem.chunk_size;
     let mut sums = SharedMemory::<Quad>::new(UNITS);
     let mut sum = Quad::new(0.0);
     let mut row = group;
-    while row < sizes.chunk_size && group < groups {
-        let at = sizes.key_row(sequence, first + row) * width + quad;
+    while row < problem.chunk_size && group < groups {
+        let at = problem.key_row(sequence, first + row) * width + quad;
         sum += Quad::cast_from(keys[at]);
         row += groups;
     }
@@ -63,6 +63,6 @@ fn attention_means<F: Float>(
             sum += sums[other * width + quad];
         }
         let to = (CUBE_POS_Y as usize * CUBE_COUNT_X as usize + CUBE_POS_X as usize) * width + quad;
-        means[to] = sum / Quad::cast_from(f32::cast_from(sizes.chunk_size));
+        means[to] = sum / Quad::cast_from(f32::cast_from(problem.chunk_size));
     }
 }

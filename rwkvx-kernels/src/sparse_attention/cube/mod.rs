@@ -9,7 +9,7 @@ mod choose;
 mod lists;
 mod means;
 mod plain;
-mod sizes;
+mod problem;
 #[cfg(all(test, feature = "vulkan"))]
 mod tests;
 mod tiled;
@@ -24,7 +24,7 @@ use super::{AttentionGradient, AttentionGrads, AttentionInputs, CachedRows, Chun
 use crate::cube::{CubeMemory, allocate, allocate_like, dense, tensor};
 use crate::padding::{cut_rows, pad_rows};
 use lists::Lists;
-use sizes::Sizes;
+use problem::Problem;
 use tiled::Tiles;
 
 /// Head sizes are padded to a multiple of this.
@@ -47,15 +47,11 @@ struct Inputs<R: CubeRuntime> {
     query: CubeTensor<R>,
     key: CubeTensor<R>,
     value: CubeTensor<R>,
-    /// `[sequence, chunk, head_size]`, f32, of all chunks that can be chosen; `None` if there are none.
+    /// `[sequence, chunk, head_size]`, f32, of all chunks that can be chosen and maybe more; `None` if nobody has them yet.
     means: Option<CubeTensor<R>>,
-    sizes: Sizes,
+    problem: Problem,
     /// `batch * heads`
     sequences: usize,
-    /// Most chunks that a query chooses.
-    slots: usize,
-    /// Of the scores: true head size^-1/2.
-    scale: f32,
 }
 
 /// Outputs of each slot's query over its chunk alone.
@@ -85,7 +81,7 @@ impl Kernels {
 struct Launch<'a, R: CubeRuntime> {
     inputs: &'a Inputs<R>,
     /// With the first of the sequences.
-    sizes: Sizes,
+    problem: Problem,
     sequences: usize,
     lists: Lists<R>,
 }
@@ -119,40 +115,28 @@ impl<R: CubeRuntime> Inputs<R> {
         let [batch, time, heads, size] = inputs.query.dims();
         let dtype = inputs.query.dtype();
         let row = |tensor: &Tensor<B, 4>| dense(pad_rows(tensor.clone().cast(dtype), SIZE_UNIT));
-        let sizes = Sizes {
-            first: 0,
-            heads,
-            queries: time,
-            start: 0,
-            chunk_size: inputs.shape.chunk_size,
-            key_batch: time * heads,
-            key_head: 1,
-            key_time: heads,
-        };
         let query = row(&inputs.query);
-        let mut all = Self {
+        Self {
             kernels: Kernels::of(&query),
             query,
             key: row(&inputs.key),
             value: row(&inputs.value),
             means: None,
-            sizes,
+            problem: Problem {
+                first: 0,
+                heads,
+                queries: time,
+                start: 0,
+                chunk_size: inputs.shape.chunk_size,
+                slots: 0,
+                scale: (size as f32).powf(-0.5),
+                key_batch: time * heads,
+                key_head: 1,
+                key_time: heads,
+            }
+            .with_top_k(inputs.shape.top_k),
             sequences: batch * heads,
-            slots: 0,
-            scale: (size as f32).powf(-0.5),
-        };
-        let choosable = all.choosable();
-        all.slots = choosable.min(inputs.shape.top_k - 1);
-        if all.slots > 0 {
-            let means = allocate(
-                &all.key,
-                [all.sequences, choosable, size.next_multiple_of(SIZE_UNIT)],
-                DType::F32,
-            );
-            means::launch(&all.key, &means, 0, sizes);
-            all.means = Some(means);
         }
-        all
     }
 
     /// Queries from time `start` on, and rows of a cache. The head size is a multiple of [`SIZE_UNIT`].
@@ -165,37 +149,31 @@ impl<R: CubeRuntime> Inputs<R> {
         let [batch, time, heads, size] = query.dims();
         let [.., capacity, _] = rows.keys.dims();
         let query = dense(query.cast(rows.keys.dtype()));
-        let mut all = Self {
+        let means = rows.means.as_ref().map(|means| {
+            let [.., room, _] = means.dims();
+            dense(means.clone().reshape([batch * heads, room, size]))
+        });
+        Self {
             kernels: Kernels::of(&query),
             query,
             key: dense(rows.keys.clone()),
             value: dense(rows.values.clone()),
-            means: None,
-            sizes: Sizes {
+            means,
+            problem: Problem {
                 first: 0,
                 heads,
                 queries: time,
                 start,
                 chunk_size: shape.chunk_size,
+                slots: 0,
+                scale: (size as f32).powf(-0.5),
                 key_batch: heads * capacity,
                 key_head: capacity,
                 key_time: 1,
-            },
+            }
+            .with_top_k(shape.top_k),
             sequences: batch * heads,
-            slots: 0,
-            scale: (size as f32).powf(-0.5),
-        };
-        all.slots = all.choosable().min(shape.top_k - 1);
-        if let (Some(means), true) = (&rows.means, all.slots > 0) {
-            let [.., room, _] = means.dims();
-            all.means = Some(dense(means.clone().reshape([batch * heads, room, size])));
         }
-        all
-    }
-
-    /// Chunks before that of the last query.
-    fn choosable(&self) -> usize {
-        self.sizes.last_chunk()
     }
 
     /// Padded head size.
@@ -205,37 +183,38 @@ impl<R: CubeRuntime> Inputs<R> {
 
     /// Groups of sequences, and the lists of their choices in `saved`.
     fn launches(&self, saved: &CubeTensor<R>) -> impl Iterator<Item = Launch<'_, R>> {
-        let slots_bytes = self.sizes.queries * self.slots * self.size() * self.query.dtype.size();
+        let slots_bytes =
+            self.problem.queries * self.problem.slots * self.size() * self.query.dtype.size();
         let most = (SLOT_BYTES / slots_bytes.max(1)).clamp(1, self.sequences);
         let tile = match self.kernels {
             Kernels::Plain => plain::TILE,
             Kernels::Tiled(tiles) => tiles.queries(self.size()),
         };
         (0..self.sequences).step_by(most).map(move |first| {
-            let sizes = Sizes {
+            let problem = Problem {
                 first,
-                ..self.sizes
+                ..self.problem
             };
             let sequences = most.min(self.sequences - first);
             Launch {
                 inputs: self,
-                sizes,
+                problem,
                 sequences,
-                lists: Lists::new(saved, sizes, sequences, self.choosable(), tile),
+                lists: Lists::new(saved, problem, sequences, tile),
             }
         })
     }
 
     /// Room for a row per slot.
     fn slot_rows(&self, sequences: usize) -> CubeTensor<R> {
-        let slots = (self.sizes.queries * self.slots).max(1);
+        let slots = (self.problem.queries * self.problem.slots).max(1);
         let rows = [sequences, slots, self.size()];
         allocate(&self.query, rows, self.query.dtype)
     }
 
     /// The output alone.
     fn output(&self) -> CubeTensor<R> {
-        if self.sizes.queries > FEW {
+        if self.problem.queries > FEW {
             let [output, _] = self.forward();
             return output;
         }
@@ -246,17 +225,26 @@ impl<R: CubeRuntime> Inputs<R> {
 
     /// The choices of each query, `[sequence, query, 1 + slots]`, with room for one number before them.
     fn choices(&self) -> CubeTensor<R> {
-        let row = [self.sequences, self.sizes.queries, 1 + self.slots];
+        let row = [self.sequences, self.problem.queries, 1 + self.problem.slots];
         let choices = allocate(&self.query, row, DType::F32);
-        if let Some(means) = &self.means {
+        if self.problem.slots > 0 {
+            let means = self.means.clone().unwrap_or_else(|| self.mean_keys());
             match self.kernels {
-                Kernels::Tiled(tiles) if tiled::can_choose(self.sizes.queries) => {
-                    tiled::choose(self, tiles, means, &choices);
+                Kernels::Tiled(tiles) if tiled::can_choose(self.problem.queries) => {
+                    tiled::choose(self, tiles, &means, &choices);
                 }
-                _ => choose::launch(&self.query, means, &choices, self.sizes),
+                _ => choose::launch(&self.query, &means, &choices, self.problem),
             }
         }
         choices
+    }
+
+    /// The means of all chunks that can be chosen.
+    fn mean_keys(&self) -> CubeTensor<R> {
+        let shape = [self.sequences, self.problem.last_chunk(), self.size()];
+        let means = allocate(&self.key, shape, DType::F32);
+        means::launch(&self.key, &means, 0, self.problem);
+        means
     }
 
     /// The output, and what the backward pass needs, `[sequence, query, 1 + slots]`.
@@ -287,7 +275,7 @@ impl<R: CubeRuntime> Inputs<R> {
         saved: CubeTensor<R>,
         d_output: CubeTensor<R>,
     ) -> [CubeTensor<R>; 3] {
-        let deltas = plain::deltas(self, self.sizes, &output, &d_output);
+        let deltas = plain::deltas(self, self.problem, &output, &d_output);
         let outputs = Outputs {
             saved,
             d_output,
@@ -341,7 +329,7 @@ fn forward<B: CubeMemory>(inputs: &AttentionInputs<B>) -> (Tensor<B, 4>, Tensor<
     let [batch, time, heads, size] = inputs.query.dims();
     let all = Inputs::sequence(inputs);
     let [output, saved] = all.forward();
-    let saved = tensor::<B, 3>(saved).reshape([batch, heads, time, 1 + all.slots]);
+    let saved = tensor::<B, 3>(saved).reshape([batch, heads, time, 1 + all.problem.slots]);
     (cut_rows(tensor(output), size), saved)
 }
 
@@ -372,17 +360,19 @@ pub(crate) fn mean_rows<B: CubeMemory>(
     let [batch, heads, capacity, size] = buffer.dims();
     let keys = dense(buffer.clone());
     let means = allocate(&keys, [batch * heads, chunks.len(), size], DType::F32);
-    let sizes = Sizes {
+    let problem = Problem {
         first: 0,
         heads,
         queries: 0,
         start: 0,
         chunk_size,
+        slots: 0,
+        scale: 1.0,
         key_batch: heads * capacity,
         key_head: capacity,
         key_time: 1,
     };
-    means::launch(&keys, &means, chunks.start, sizes);
+    means::launch(&keys, &means, chunks.start, problem);
     tensor::<B, 3>(means).reshape([batch, heads, chunks.len(), size])
 }
 

@@ -4,11 +4,11 @@ use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::*;
 
 use super::{
-    OwnTile, Plan, TILE, add_row, dot, load_keys, load_row, own_tile, place_in_list, place_in_own,
-    store_row, zeros,
+    KeyBlock, Plan, TILE, add_row, dot, load_row, place_in_list, place_in_own, store_row, zeros,
 };
 use crate::cube::Quad;
-use crate::sparse_attention::cube::sizes::Sizes;
+use crate::sparse_attention::cube::lists::ListArrays;
+use crate::sparse_attention::cube::problem::Problem;
 use crate::sparse_attention::cube::{Launch, NO_SCORE, Partials};
 
 /// Outputs: through each chosen chunk into `partials`, then through the own chunk and all together.
@@ -32,23 +32,17 @@ pub(in super::super) fn forward<R: CubeRuntime>(
                 inputs.query.clone().into_array_arg(),
                 inputs.key.clone().into_array_arg(),
                 inputs.value.clone().into_array_arg(),
-                lists.slots.clone().into_array_arg(),
-                lists.starts.clone().into_array_arg(),
-                lists.lengths.clone().into_array_arg(),
-                lists.chunks.clone().into_array_arg(),
+                lists.launch(),
                 partials.rows.clone().into_array_arg(),
                 partials.lse.clone().into_array_arg(),
-                launch.sizes.launch(),
-                lists.chunk_count,
-                inputs.slots,
-                inputs.scale,
+                launch.problem.launch(),
                 plan,
                 inputs.query.dtype.into(),
             );
         }
         attention_own::launch_unchecked::<R>(
             client,
-            launch.cubes(launch.sizes.own_tiles(TILE)),
+            launch.cubes(launch.problem.own_tiles(TILE)),
             plan.units(),
             inputs.query.clone().into_array_arg(),
             inputs.key.clone().into_array_arg(),
@@ -57,9 +51,7 @@ pub(in super::super) fn forward<R: CubeRuntime>(
             partials.lse.clone().into_array_arg(),
             output.clone().into_array_arg(),
             saved.clone().into_array_arg(),
-            launch.sizes.launch(),
-            inputs.slots,
-            inputs.scale,
+            launch.problem.launch(),
             plan,
             inputs.query.dtype.into(),
         );
@@ -112,45 +104,35 @@ fn attention_chosen<F: Float>(
     query: &Array<Vector<F, Const<4>>>,
     key: &Array<Vector<F, Const<4>>>,
     value: &Array<Vector<F, Const<4>>>,
-    lists: &Array<u32>,
-    starts: &Array<u32>,
-    lengths: &Array<u32>,
-    tile_chunks: &Array<u32>,
+    lists: &ListArrays,
     partial: &mut Array<Vector<F, Const<4>>>,
     partial_lse: &mut Array<f32>,
-    sizes: Sizes,
-    chunks: usize,
-    slots: usize,
-    scale: f32,
+    problem: Problem,
     #[comptime] plan: Plan,
     #[define(F)] _dtype: StorageType,
 ) {
     let quads = comptime!(plan.width / plan.lanes);
-    let sequence = sizes.sequence();
-    let mut keys = SharedMemory::<Quad>::new(comptime!(plan.rows * plan.width));
-    let mut values = SharedMemory::<Quad>::new(comptime!(plan.rows * plan.width));
-    let tiles_end = starts[CUBE_POS_Y as usize * (chunks + 1) + chunks] as usize;
-    if CUBE_POS_X as usize * TILE < tiles_end {
-        let tile = place_in_list(lists, starts, lengths, tile_chunks, chunks, slots, plan);
-        let q = load_row(query, sizes.query_row(sequence, tile.place.query), plan);
+    let mut block = KeyBlock::new(plan);
+    if lists.has_tile(TILE) {
+        let list = lists.from_tile(TILE);
+        let place = place_in_list(&list, lists, &problem, plan);
+        let row = problem.query_row(problem.sequence(), place.query);
+        let q = load_row(query, row, plan);
         let mut softmax = Softmax::new(quads);
-        let end = (tile.chunk + 1) * sizes.chunk_size;
-        let mut first = tile.chunk * sizes.chunk_size;
+        let mut first = list.chunk * problem.chunk_size;
+        let end = first + problem.chunk_size;
         while first < end {
             let block_end = min(first + plan.rows, end);
-            sync_cube();
-            load_keys(key, &mut keys, &sizes, sequence, first, block_end, plan);
-            load_keys(value, &mut values, &sizes, sequence, first, block_end, plan);
-            sync_cube();
+            block.load(key, value, &problem, first, block_end, plan);
             for row in 0..block_end - first {
-                let score = dot(&q, &keys, row, plan) * scale;
+                let score = dot(&q, &block.keys, row, plan) * problem.scale;
                 let weight = softmax.weigh(score, quads);
-                add_row(&mut softmax.sum, weight, &values, row, plan);
+                add_row(&mut softmax.sum, weight, &block.values, row, plan);
             }
             first += plan.rows;
         }
-        if tile.place.active {
-            let slot = CUBE_POS_Y as usize * (sizes.queries * slots) + tile.place.slot;
+        if place.active {
+            let slot = problem.slot(place.slot);
             store_row(&softmax.sum, 1.0 / softmax.weight, partial, slot, plan);
             let lane = UNIT_POS as usize % plan.lanes;
             if lane == 0 {
@@ -171,28 +153,25 @@ fn attention_own<F: Float>(
     partial_lse: &Array<f32>,
     output: &mut Array<Vector<F, Const<4>>>,
     saved: &mut Array<f32>,
-    sizes: Sizes,
-    slots: usize,
-    scale: f32,
+    problem: Problem,
     #[comptime] plan: Plan,
     #[define(F)] _dtype: StorageType,
 ) {
     let quads = comptime!(plan.width / plan.lanes);
-    let sequence = sizes.sequence();
-    let mut keys = SharedMemory::<Quad>::new(comptime!(plan.rows * plan.width));
-    let mut values = SharedMemory::<Quad>::new(comptime!(plan.rows * plan.width));
-    let tile: OwnTile = own_tile(&sizes);
-    let place = place_in_own(&tile, &sizes, plan);
+    let sequence = problem.sequence();
+    let mut block = KeyBlock::new(plan);
+    let tile = problem.own_tile(TILE);
+    let place = place_in_own(&tile, &problem, plan);
     let time = tile.first + UNIT_POS as usize / plan.lanes;
-    let q_row = sizes.query_row(sequence, place.query);
+    let q_row = problem.query_row(sequence, place.query);
     let q = load_row(query, q_row, plan);
-    let saved_row = (sequence * sizes.queries + place.query) * (slots + 1);
+    let saved_at = problem.saved(problem.query(sequence, place.query));
 
     // A chosen chunk counts like one key whose score is the logarithm of the chunk's sum of weights.
     let mut softmax = Softmax::new(quads);
-    for slot in 0..slots {
-        if saved[saved_row + 1 + slot] >= 0.0 {
-            let at = (CUBE_POS_Y as usize * sizes.queries + place.query) * slots + slot;
+    for slot in 0..problem.slots {
+        if saved[saved_at + 1 + slot] >= 0.0 {
+            let at = problem.slot(place.query * problem.slots + slot);
             let weight = softmax.weigh(partial_lse[at], quads);
             let row = load_row(partial, at, plan);
             #[unroll]
@@ -201,18 +180,15 @@ fn attention_own<F: Float>(
             }
         }
     }
-    let mut first = tile.chunk * sizes.chunk_size;
+    let mut first = tile.chunk * problem.chunk_size;
     while first < tile.end {
         let block_end = min(first + plan.rows, tile.end);
-        sync_cube();
-        load_keys(key, &mut keys, &sizes, sequence, first, block_end, plan);
-        load_keys(value, &mut values, &sizes, sequence, first, block_end, plan);
-        sync_cube();
+        block.load(key, value, &problem, first, block_end, plan);
         for row in 0..block_end - first {
-            let score = dot(&q, &keys, row, plan) * scale;
+            let score = dot(&q, &block.keys, row, plan) * problem.scale;
             let visible = first + row <= time;
             let weight = softmax.weigh(select(visible, score, NO_SCORE), quads);
-            add_row(&mut softmax.sum, weight, &values, row, plan);
+            add_row(&mut softmax.sum, weight, &block.values, row, plan);
         }
         first += plan.rows;
     }
@@ -220,7 +196,7 @@ fn attention_own<F: Float>(
         store_row(&softmax.sum, 1.0 / softmax.weight, output, q_row, plan);
         let lane = UNIT_POS as usize % plan.lanes;
         if lane == 0 {
-            saved[saved_row] = softmax.largest + softmax.weight.ln();
+            saved[saved_at] = softmax.largest + softmax.weight.ln();
         }
     }
 }

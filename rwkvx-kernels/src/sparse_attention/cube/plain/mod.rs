@@ -15,7 +15,8 @@ use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::ir::features::Plane;
 use cubecl::prelude::*;
 
-use super::sizes::Sizes;
+use super::lists::{List, ListArrays};
+use super::problem::{OwnTile, Problem};
 use crate::cube::{Quad, sum_over_lanes};
 
 /// Rows that the units of a cube hold: queries, or keys in the gradient of the keys.
@@ -117,22 +118,43 @@ fn add_row(
     }
 }
 
-/// Brings the rows of times `first .. end` of keys or values into shared memory.
+/// Keys and values in shared memory, `rows` of them at a time.
+#[derive(CubeType)]
+struct KeyBlock {
+    keys: SharedMemory<Quad>,
+    values: SharedMemory<Quad>,
+}
+
 #[cube]
-fn load_keys<F: Float>(
-    from: &Array<Vector<F, Const<4>>>,
-    to: &mut SharedMemory<Quad>,
-    sizes: &Sizes,
-    sequence: usize,
-    first: usize,
-    end: usize,
-    #[comptime] plan: Plan,
-) {
-    let mut i = UNIT_POS as usize;
-    while i < (end - first) * plan.width {
-        let row = sizes.key_row(sequence, first + i / plan.width);
-        to[i] = Quad::cast_from(from[row * plan.width + i % plan.width]);
-        i += CUBE_DIM as usize;
+impl KeyBlock {
+    fn new(#[comptime] plan: Plan) -> KeyBlock {
+        KeyBlock {
+            keys: SharedMemory::<Quad>::new(comptime!(plan.rows * plan.width)),
+            values: SharedMemory::<Quad>::new(comptime!(plan.rows * plan.width)),
+        }
+    }
+
+    /// Brings in those of times `first .. end`, once all units are done with the ones before.
+    fn load<F: Float>(
+        &mut self,
+        key: &Array<Vector<F, Const<4>>>,
+        value: &Array<Vector<F, Const<4>>>,
+        problem: &Problem,
+        first: usize,
+        end: usize,
+        #[comptime] plan: Plan,
+    ) {
+        let sequence = problem.sequence();
+        sync_cube();
+        let mut i = UNIT_POS as usize;
+        while i < (end - first) * plan.width {
+            let row = problem.key_row(sequence, first + i / plan.width);
+            let at = row * plan.width + i % plan.width;
+            self.keys[i] = Quad::cast_from(key[at]);
+            self.values[i] = Quad::cast_from(value[at]);
+            i += CUBE_DIM as usize;
+        }
+        sync_cube();
     }
 }
 
@@ -157,75 +179,31 @@ struct Place {
     active: bool,
 }
 
-/// The tile of a list that this cube works on.
-#[derive(CubeType)]
-struct ListTile {
-    place: Place,
-    chunk: usize,
-}
-
-/// Where this unit's query of tile `CUBE_POS_X` of the lists is.
+/// This unit's query of a tile of a list.
 #[cube]
 fn place_in_list(
-    lists: &Array<u32>,
-    starts: &Array<u32>,
-    lengths: &Array<u32>,
-    tile_chunks: &Array<u32>,
-    chunks: usize,
-    slots: usize,
+    list: &List,
+    lists: &ListArrays,
+    problem: &Problem,
     #[comptime] plan: Plan,
-) -> ListTile {
-    let tile = CUBE_POS_X as usize;
-    let tiles = CUBE_COUNT_X as usize;
-    let sequence = CUBE_POS_Y as usize;
-    let chunk = tile_chunks[sequence * tiles + tile] as usize;
-    let end = starts[sequence * (chunks + 1) + chunk] + lengths[sequence * chunks + chunk];
-    let first = tile * TILE;
-    let index = first + UNIT_POS as usize / plan.lanes;
-    let active = index < end as usize;
-    let at = sequence * (tiles * TILE) + select(active, index, first);
-    let slot = lists[at] as usize;
-    ListTile {
-        place: Place {
-            query: slot / slots,
-            slot,
-            active,
-        },
-        chunk,
-    }
-}
-
-/// Times of the queries of a tile within one chunk.
-#[derive(CubeType)]
-struct OwnTile {
-    chunk: usize,
-    /// Time of the first unit's query.
-    first: usize,
-    /// After the last query.
-    end: usize,
-}
-
-/// Tile `CUBE_POS_X` of the queries, chunk after chunk.
-#[cube]
-fn own_tile(sizes: &Sizes) -> OwnTile {
-    let per_chunk = sizes.chunk_size.div_ceil(TILE);
-    let tile = CUBE_POS_X as usize;
-    let chunk = sizes.start / sizes.chunk_size + tile / per_chunk;
-    let first = chunk * sizes.chunk_size + tile % per_chunk * TILE;
-    let end = min((chunk + 1) * sizes.chunk_size, sizes.start + sizes.queries);
-    OwnTile {
-        chunk,
-        first,
-        end: min(end, first + TILE),
-    }
-}
-
-#[cube]
-fn place_in_own(tile: &OwnTile, sizes: &Sizes, #[comptime] plan: Plan) -> Place {
-    let time = tile.first + UNIT_POS as usize / plan.lanes;
-    let active = time >= sizes.start && time < tile.end;
+) -> Place {
+    let at = list.first + UNIT_POS as usize / plan.lanes;
+    let active = at < list.end;
+    let slot = lists.slot(select(active, at, list.first));
     Place {
-        query: select(active, time - sizes.start, 0usize.runtime()),
+        query: slot / problem.slots,
+        slot,
+        active,
+    }
+}
+
+/// This unit's query of a tile of one chunk's.
+#[cube]
+fn place_in_own(tile: &OwnTile, problem: &Problem, #[comptime] plan: Plan) -> Place {
+    let time = tile.first + UNIT_POS as usize / plan.lanes;
+    let active = time >= problem.start && time < tile.end;
+    Place {
+        query: select(active, time - problem.start, 0usize.runtime()),
         slot: 0usize.runtime(),
         active,
     }

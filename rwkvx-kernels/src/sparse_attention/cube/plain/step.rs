@@ -7,7 +7,7 @@ use cubecl::prelude::*;
 use super::forward::Softmax;
 use super::{Plan, load_row};
 use crate::cube::{Quad, allocate, sum_over_lanes};
-use crate::sparse_attention::cube::sizes::Sizes;
+use crate::sparse_attention::cube::problem::Problem;
 use crate::sparse_attention::cube::{Inputs, NO_SCORE};
 
 /// Rows that the units of a cube look at at a time.
@@ -24,9 +24,9 @@ pub(in super::super) fn step<R: CubeRuntime>(
 ) {
     let plan = Plan::new(&inputs.query);
     let client = &inputs.query.client;
-    let sizes = inputs.sizes;
-    let parts = (inputs.slots + 1) * sizes.chunk_size.div_ceil(PART);
-    let [sequences, queries] = [inputs.sequences, sizes.queries];
+    let problem = inputs.problem;
+    let parts = (problem.slots + 1) * problem.chunk_size.div_ceil(PART);
+    let [sequences, queries] = [inputs.sequences, problem.queries];
     let part_rows = allocate(
         output,
         [sequences, queries, parts, 4 * plan.width],
@@ -47,9 +47,7 @@ pub(in super::super) fn step<R: CubeRuntime>(
             saved.clone().into_array_arg(),
             part_rows.clone().into_array_arg(),
             part_lse.clone().into_array_arg(),
-            sizes.launch(),
-            inputs.slots,
-            inputs.scale,
+            problem.launch(),
             plan,
             inputs.query.dtype.into(),
         );
@@ -60,7 +58,7 @@ pub(in super::super) fn step<R: CubeRuntime>(
             part_rows.into_array_arg(),
             part_lse.into_array_arg(),
             output.clone().into_array_arg(),
-            sizes.launch(),
+            problem.launch(),
             parts,
             plan,
             output.dtype.into(),
@@ -127,43 +125,41 @@ fn attention_step<F: Float>(
     saved: &Array<f32>,
     part_rows: &mut Array<Quad>,
     part_lse: &mut Array<f32>,
-    sizes: Sizes,
-    slots: usize,
-    scale: f32,
+    problem: Problem,
     #[comptime] plan: Plan,
     #[define(F)] _dtype: StorageType,
 ) {
     let quads = comptime!(plan.width / plan.lanes);
     let unit = UNIT_POS as usize;
-    let sequence = sizes.sequence();
+    let sequence = problem.sequence();
     let index = CUBE_POS_Z as usize;
-    let time = sizes.start + index;
-    let in_sequence = sequence * sizes.queries + index;
-    let per_chunk = sizes.chunk_size.div_ceil(PART);
+    let time = problem.start + index;
+    let number = problem.query(sequence, index);
+    let per_chunk = problem.chunk_size.div_ceil(PART);
     let visit = CUBE_POS_X as usize / per_chunk;
 
     // The keys of the part; none if there is no such choice or time.
-    let mut chunk = time / sizes.chunk_size;
+    let mut chunk = time / problem.chunk_size;
     let mut end = time + 1;
-    if visit < slots {
-        let choice = saved[in_sequence * (slots + 1) + 1 + visit];
+    if visit < problem.slots {
+        let choice = saved[problem.saved(number) + 1 + visit];
         chunk = usize::cast_from(max(choice, 0.0f32));
         end = select(
             choice >= 0.0,
-            (chunk + 1) * sizes.chunk_size,
+            (chunk + 1) * problem.chunk_size,
             0usize.runtime(),
         );
     }
-    let first = chunk * sizes.chunk_size + CUBE_POS_X as usize % per_chunk * PART;
-    end = min(end, min(first + PART, (chunk + 1) * sizes.chunk_size));
+    let first = chunk * problem.chunk_size + CUBE_POS_X as usize % per_chunk * PART;
+    end = min(end, min(first + PART, (chunk + 1) * problem.chunk_size));
 
-    let q = load_row(query, sizes.query_row(sequence, index), plan);
+    let q = load_row(query, problem.query_row(sequence, index), plan);
     let mut softmax = Softmax::new(quads);
     let mut at = first;
     while at < end {
         // Every unit takes part in the sum over lanes, whether its group has a key or not.
         let own = at + unit / plan.lanes;
-        let row = sizes.key_row(sequence, min(own, end - 1));
+        let row = problem.key_row(sequence, min(own, end - 1));
         let k = load_row(key, row, plan);
         let v = load_row(value, row, plan);
         let mut products = Quad::new(0.0);
@@ -171,7 +167,7 @@ fn attention_step<F: Float>(
         for j in 0..quads {
             products += q[j] * k[j];
         }
-        let score = sum_over_lanes(products, plan.lanes) * scale;
+        let score = sum_over_lanes(products, plan.lanes) * problem.scale;
         if own < end {
             let weight = softmax.weigh(score, quads);
             #[unroll]
@@ -182,7 +178,7 @@ fn attention_step<F: Float>(
         at += GROUPS;
     }
     let joined = join(&softmax, plan);
-    let to = (sequence * sizes.queries + index) * CUBE_COUNT_X as usize + CUBE_POS_X as usize;
+    let to = number * CUBE_COUNT_X as usize + CUBE_POS_X as usize;
     let some = joined.weight > 0.0;
     if unit < plan.width {
         let factor = select(some, 1.0 / joined.weight, 0.0f32.runtime());
@@ -201,7 +197,7 @@ fn attention_merge<F: Float>(
     part_rows: &Array<Quad>,
     part_lse: &Array<f32>,
     output: &mut Array<Vector<F, Const<4>>>,
-    sizes: Sizes,
+    problem: Problem,
     parts: usize,
     #[comptime] plan: Plan,
     #[define(F)] _dtype: StorageType,
@@ -209,9 +205,9 @@ fn attention_merge<F: Float>(
     let quads = comptime!(plan.width / plan.lanes);
     let unit = UNIT_POS as usize;
     let lane = unit % plan.lanes;
-    let sequence = sizes.sequence();
+    let sequence = problem.sequence();
     let index = CUBE_POS_Z as usize;
-    let first = (sequence * sizes.queries + index) * parts;
+    let first = problem.query(sequence, index) * parts;
     let mut softmax = Softmax::new(quads);
     let mut part = unit / plan.lanes;
     while part < parts {
@@ -228,7 +224,7 @@ fn attention_merge<F: Float>(
     }
     let joined = join(&softmax, plan);
     if unit < plan.width {
-        let row = sizes.query_row(sequence, index);
+        let row = problem.query_row(sequence, index);
         output[row * plan.width + unit] =
             Vector::cast_from(joined.sum / Quad::cast_from(joined.weight));
     }

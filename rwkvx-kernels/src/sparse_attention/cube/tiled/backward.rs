@@ -2,11 +2,12 @@
 
 use cubecl::prelude::*;
 
-use super::block::{Block, add_weighted, load_lefts, multiply_rows, store_rows};
+use super::block::{Block, KeyBlock, add_weighted, load_lefts, multiply_rows, store_rows};
 use super::rows::{NO_ROW, Rows, list_rows, own_rows, row_in_tile};
 use super::{BLOCK, Plan, WARPS};
 use crate::cube::warp::{Pair, Warp, no_sums};
-use crate::sparse_attention::cube::sizes::Sizes;
+use crate::sparse_attention::cube::lists::ListArrays;
+use crate::sparse_attention::cube::problem::Problem;
 
 /// Tiles of eight rows of a block whose weights are in registers together.
 const TILES: usize = 2;
@@ -22,7 +23,7 @@ struct Queries<E: Float> {
     gradients: Array<Pair<f32>>,
 }
 
-/// Adds the gradients through the keys of times `first .. end`.
+/// Adds the gradients through the keys of the rows' chunk.
 #[cube]
 fn add_gradients<F: Float, E: Float>(
     queries: &mut Queries<E>,
@@ -30,36 +31,26 @@ fn add_gradients<F: Float, E: Float>(
     rows: &Rows,
     key: &Array<Vector<F, Const<4>>>,
     value: &Array<Vector<F, Const<4>>>,
-    keys: &mut Block<E>,
-    values: &mut Block<E>,
-    sizes: &Sizes,
-    first: usize,
-    end: usize,
-    scale: f32,
+    problem: &Problem,
     #[comptime] plan: Plan,
 ) {
-    let width = comptime!(plan.size / 4);
-    let stride = sizes.key_time * width;
-    let sequence = sizes.sequence();
-    let mut first = first;
+    let mut block = KeyBlock::<E>::new(plan.size, [true, true], [true, false]);
+    let mut first = rows.chunk * problem.chunk_size;
+    let end = rows.end;
     while first < end {
-        let at = sizes.key_row(sequence, first) * width;
-        sync_cube();
-        keys.load::<F>(key, at, stride, end - first, plan.size);
-        values.load::<F>(value, at, stride, end - first, plan.size);
-        sync_cube();
+        block.load::<F>(key, value, problem, first, end - first, plan.size);
         for part in 0..comptime!(BLOCK / 8 / TILES) {
             let start = first + part * comptime!(8 * TILES);
             if start < end {
-                let scores = multiply_rows(warp, &queries.queries, keys, part, TILES, plan);
+                let scores = multiply_rows(warp, &queries.queries, &block.keys, part, TILES, plan);
                 let mut d_weights =
-                    multiply_rows(warp, &queries.d_outputs, values, part, TILES, plan);
+                    multiply_rows(warp, &queries.d_outputs, &block.values, part, TILES, plan);
                 #[unroll(!plan.emulated)]
                 for i in 0..comptime!(2 * plan.row_tiles * TILES) {
                     let r = i / comptime!(2 * TILES) * 2 + i % 2;
                     let time = start + i / 2 % TILES * 8 + 2 * warp.member;
                     let lse = Pair::new(queries.lse[r]);
-                    let weight = (scores[i] * Pair::new(scale) - lse).exp();
+                    let weight = (scores[i] * Pair::new(problem.scale) - lse).exp();
                     let d_score = weight * (d_weights[i] - Pair::new(queries.deltas[r]));
                     let seen = rows.seen[r] as usize;
                     let mut kept = Pair::<f32>::empty();
@@ -70,7 +61,7 @@ fn add_gradients<F: Float, E: Float>(
                 add_weighted(
                     warp,
                     &d_weights,
-                    keys,
+                    &block.keys,
                     part,
                     &mut queries.gradients,
                     TILES,
@@ -90,8 +81,8 @@ fn load_queries<F: Float, E: Float>(
     saved: &Array<f32>,
     deltas: &Array<f32>,
     rows: &Array<u32>,
-    in_sequences: &Array<u32>,
-    slots: usize,
+    numbers: &Array<u32>,
+    problem: &Problem,
     #[comptime] plan: Plan,
 ) -> Queries<E> {
     let count = comptime!(2 * plan.row_tiles);
@@ -99,9 +90,9 @@ fn load_queries<F: Float, E: Float>(
     let mut own_deltas = Array::<f32>::new(count);
     #[unroll]
     for r in 0..count {
-        let number = in_sequences[r];
+        let number = numbers[r];
         let at = select(number == NO_ROW, 0u32, number) as usize;
-        lse[r] = saved[at * (slots + 1)];
+        lse[r] = saved[problem.saved(at)];
         own_deltas[r] = deltas[at];
     }
     Queries::<E> {
@@ -136,68 +127,29 @@ pub(super) fn attention_chosen_d_queries_tiled<F: Float, E: Float>(
     d_output: &Array<Pair<F>>,
     saved: &Array<f32>,
     deltas: &Array<f32>,
-    lists: &Array<u32>,
-    starts: &Array<u32>,
-    lengths: &Array<u32>,
-    tile_chunks: &Array<u32>,
+    lists: &ListArrays,
     partial: &mut Array<Pair<F>>,
-    sizes: Sizes,
-    chunks: usize,
-    slots: usize,
-    scale: f32,
+    problem: Problem,
     #[comptime] plan: Plan,
     #[define(F, E)] _dtypes: [StorageType; 2],
 ) {
     let count = comptime!(2 * plan.row_tiles);
     let mut warp = Warp::new(WARPS, plan.emulated);
-    let mut keys = Block::<E>::new(plan.size, [true, true]);
-    let mut values = Block::<E>::new(plan.size, [true, false]);
-    let tiles_end = starts[CUBE_POS_Y as usize * (chunks + 1) + chunks] as usize;
-    if CUBE_POS_X as usize * comptime!(plan.rows()) < tiles_end {
-        let rows = list_rows(
-            &warp,
-            lists,
-            starts,
-            lengths,
-            tile_chunks,
-            &sizes,
-            chunks,
-            slots,
-            plan,
-        );
-        let mut in_sequences = Array::<u32>::new(count);
+    if lists.has_tile(comptime!(plan.rows())) {
+        let rows = list_rows(&warp, lists, &problem, plan);
+        let first = problem.query(problem.first, 0) as u32;
+        let mut numbers = Array::<u32>::new(count);
         #[unroll]
         for r in 0..count {
-            let first = (sizes.first * sizes.queries) as u32;
             let slot = rows.slots[r];
-            in_sequences[r] = select(slot == NO_ROW, slot, slot / slots as u32 + first);
+            let number = slot / problem.slots as u32 + first;
+            numbers[r] = select(slot == NO_ROW, NO_ROW, number);
         }
         let mut own = load_queries::<F, E>(
-            &warp,
-            query,
-            d_output,
-            saved,
-            deltas,
-            &rows.rows,
-            &in_sequences,
-            slots,
-            plan,
+            &warp, query, d_output, saved, deltas, &rows.rows, &numbers, &problem, plan,
         );
-        add_gradients::<F, E>(
-            &mut own,
-            &mut warp,
-            &rows,
-            key,
-            value,
-            &mut keys,
-            &mut values,
-            &sizes,
-            rows.chunk * sizes.chunk_size,
-            rows.end,
-            scale,
-            plan,
-        );
-        let factors = filled(scale, count);
+        add_gradients::<F, E>(&mut own, &mut warp, &rows, key, value, &problem, plan);
+        let factors = filled(problem.scale, count);
         store_rows::<F>(&warp, &own.gradients, &factors, partial, &rows.slots, plan);
     }
 }
@@ -217,18 +169,14 @@ pub(super) fn attention_own_d_queries_tiled<F: Float, E: Float>(
     deltas: &Array<f32>,
     partial: &Array<Pair<F>>,
     d_query: &mut Array<Pair<F>>,
-    sizes: Sizes,
-    slots: usize,
-    scale: f32,
+    problem: Problem,
     #[comptime] plan: Plan,
     #[define(F, E)] _dtypes: [StorageType; 2],
 ) {
     let count = comptime!(2 * plan.row_tiles);
     let channel_tiles = comptime!(plan.size / 8);
     let mut warp = Warp::new(WARPS, plan.emulated);
-    let mut keys = Block::<E>::new(plan.size, [true, true]);
-    let mut values = Block::<E>::new(plan.size, [true, false]);
-    let rows = own_rows(&warp, &sizes, plan);
+    let rows = own_rows(&warp, &problem, plan);
     let mut own = load_queries::<F, E>(
         &warp,
         query,
@@ -237,34 +185,22 @@ pub(super) fn attention_own_d_queries_tiled<F: Float, E: Float>(
         deltas,
         &rows.rows,
         &rows.slots,
-        slots,
+        &problem,
         plan,
     );
-    add_gradients::<F, E>(
-        &mut own,
-        &mut warp,
-        &rows,
-        key,
-        value,
-        &mut keys,
-        &mut values,
-        &sizes,
-        rows.chunk * sizes.chunk_size,
-        rows.end,
-        scale,
-        plan,
-    );
+    add_gradients::<F, E>(&mut own, &mut warp, &rows, key, value, &problem, plan);
     #[unroll(!plan.emulated)]
     for i in 0..comptime!(2 * plan.row_tiles * plan.size / 8) {
-        own.gradients[i] *= Pair::new(scale);
+        own.gradients[i] *= Pair::new(problem.scale);
     }
     #[unroll(!plan.emulated)]
     for r in 0..count {
         if rows.slots[r] != NO_ROW {
-            let in_sequence = rows.slots[r] as usize;
-            for slot in 0..slots {
-                if saved[in_sequence * (slots + 1) + 1 + slot] >= 0.0 {
-                    let at = (in_sequence - sizes.first * sizes.queries) * slots + slot;
+            let number = rows.slots[r] as usize;
+            let first = problem.query(problem.first, 0);
+            for slot in 0..problem.slots {
+                if saved[problem.saved(number) + 1 + slot] >= 0.0 {
+                    let at = (number - first) * problem.slots + slot;
                     let row = at * comptime!(plan.size / 2) + warp.member;
                     #[unroll(!plan.emulated)]
                     for n in 0..channel_tiles {
@@ -295,23 +231,17 @@ pub(super) fn attention_d_keys_tiled<F: Float, E: Float>(
     d_output: &Array<Vector<F, Const<4>>>,
     saved: &Array<f32>,
     deltas: &Array<f32>,
-    lists: &Array<u32>,
-    starts: &Array<u32>,
-    lengths: &Array<u32>,
+    lists: &ListArrays,
     d_key: &mut Array<Pair<F>>,
     d_value: &mut Array<Pair<F>>,
-    sizes: Sizes,
-    chunks: usize,
-    room: usize,
-    slots: usize,
-    scale: f32,
+    problem: Problem,
     #[comptime] plan: Plan,
     #[define(F, E)] _dtypes: [StorageType; 2],
 ) {
     let count_r = comptime!(2 * plan.row_tiles);
     let mut warp = Warp::new(WARPS, plan.emulated);
     let unit = UNIT_POS as usize;
-    let sequence = sizes.sequence();
+    let sequence = problem.sequence();
     let mut queries = Block::<E>::new(plan.size, [true, true]);
     let mut d_outputs = Block::<E>::new(plan.size, [true, true]);
     // Of the queries of a block: row, log-sum-exp, delta.
@@ -319,22 +249,17 @@ pub(super) fn attention_d_keys_tiled<F: Float, E: Float>(
     let mut lse = SharedMemory::<f32>::new(BLOCK);
     let mut own_deltas = SharedMemory::<f32>::new(BLOCK);
     // In training keys are where queries are.
-    let rows = own_rows(&warp, &sizes, plan);
+    let rows = own_rows(&warp, &problem, plan);
     let key_lefts = load_lefts::<F, E>(&warp, key, &rows.rows, plan);
     let value_lefts = load_lefts::<F, E>(&warp, value, &rows.rows, plan);
     let mut d_keys = no_sums(comptime!(plan.row_tiles * plan.size / 8));
     let mut d_values = no_sums(comptime!(plan.row_tiles * plan.size / 8));
 
-    let mut list = 0usize.runtime();
-    let mut listed = 0usize.runtime();
-    if rows.chunk < chunks {
-        let local = CUBE_POS_Y as usize;
-        list = local * room + starts[local * (chunks + 1) + rows.chunk] as usize;
-        listed = lengths[local * chunks + rows.chunk] as usize;
-    }
+    let list = lists.of_chunk(rows.chunk);
+    let listed = list.end - list.first;
     // The first key's time.
     let tile = rows.all_see - 1;
-    let chunk_end = min((rows.chunk + 1) * sizes.chunk_size, sizes.queries);
+    let chunk_end = min((rows.chunk + 1) * problem.chunk_size, problem.queries);
     let mut count = listed;
     if tile < chunk_end {
         count += chunk_end - tile;
@@ -349,12 +274,12 @@ pub(super) fn attention_d_keys_tiled<F: Float, E: Float>(
             if index < count {
                 let mut time = tile + index - listed;
                 if index < listed {
-                    time = lists[list + index] as usize / slots;
+                    time = lists.slot(list.first + index) / problem.slots;
                 }
-                let in_sequence = sequence * sizes.queries + time;
-                query_rows[unit] = sizes.query_row(sequence, time) as u32;
-                row_lse = saved[in_sequence * (slots + 1)];
-                row_delta = deltas[in_sequence];
+                let number = problem.query(sequence, time);
+                query_rows[unit] = problem.query_row(sequence, time) as u32;
+                row_lse = saved[problem.saved(number)];
+                row_delta = deltas[number];
             }
             lse[unit] = row_lse;
             own_deltas[unit] = row_delta;
@@ -383,7 +308,7 @@ pub(super) fn attention_d_keys_tiled<F: Float, E: Float>(
                     for j in 0..2usize {
                         let index = first + column + j;
                         let visible = index < listed || index >= seen_from;
-                        let exponent = score[j] * scale - lse[column + j];
+                        let exponent = score[j] * problem.scale - lse[column + j];
                         let w = select(visible, exponent.exp(), 0.0f32);
                         weight[j] = w;
                         d_score[j] = w * (d_weight[j] - own_deltas[column + j]);
@@ -413,7 +338,7 @@ pub(super) fn attention_d_keys_tiled<F: Float, E: Float>(
         }
         first += BLOCK;
     }
-    let factors = filled(scale, count_r);
+    let factors = filled(problem.scale, count_r);
     store_rows::<F>(&warp, &d_keys, &factors, d_key, &rows.rows, plan);
     let factors = filled(1.0f32, count_r);
     store_rows::<F>(&warp, &d_values, &factors, d_value, &rows.rows, plan);

@@ -5,6 +5,7 @@ use cubecl::prelude::*;
 use super::rows::NO_ROW;
 use super::{BLOCK, Plan, WARPS};
 use crate::cube::warp::{LANES, Pair, Warp, no_sums};
+use crate::sparse_attention::cube::problem::Problem;
 
 /// Pairs between the rows of a block `[row, channel]`; the eight channels beyond the last keep rows in different banks.
 pub(super) fn stride(size: usize) -> usize {
@@ -85,13 +86,15 @@ impl<E: Float> Block<E> {
         }
     }
 
-    /// Brings in `count` rows from `from`, `at` being the first row's first quad and `stride` the quads from one to the next; zeros after them.
+    /// Brings in `count` rows from `from`, `at` being the first row's first quad and `stride` the quads from one to the next; zeros after them. With
+    /// `rests`, what rounding to `E` takes away from them.
     pub(super) fn load<F: Float>(
         &mut self,
         from: &Array<Vector<F, Const<4>>>,
         at: usize,
         stride: usize,
         count: usize,
+        #[comptime] rests: bool,
         #[comptime] size: usize,
     ) {
         let width = comptime!(size / 4);
@@ -107,38 +110,11 @@ impl<E: Float> Block<E> {
             if 2 * pair + 1 < count {
                 lower = from[at + (2 * pair + 1) * stride + quad];
             }
-            self.put::<F>(upper, lower, pair, quad, size);
-            i += comptime!(WARPS * LANES);
-        }
-    }
-
-    /// As [`load`](Self::load) from f32, or what rounding to `E` takes away.
-    pub(super) fn load_rounded(
-        &mut self,
-        from: &Array<Vector<f32, Const<4>>>,
-        at: usize,
-        count: usize,
-        #[comptime] rest: bool,
-        #[comptime] size: usize,
-    ) {
-        let width = comptime!(size / 4);
-        let mut i = UNIT_POS as usize;
-        while i < comptime!(BLOCK / 2 * size / 4) {
-            let pair = i / width;
-            let quad = i % width;
-            let mut upper = Vector::<f32, Const<4>>::new(0.0);
-            let mut lower = Vector::<f32, Const<4>>::new(0.0);
-            if 2 * pair < count {
-                upper = from[at + 2 * pair * width + quad];
-            }
-            if 2 * pair + 1 < count {
-                lower = from[at + (2 * pair + 1) * width + quad];
-            }
-            if comptime!(rest) {
+            if comptime!(rests) {
                 upper -= Vector::cast_from(Vector::<E, Const<4>>::cast_from(upper));
                 lower -= Vector::cast_from(Vector::<E, Const<4>>::cast_from(lower));
             }
-            self.put::<f32>(upper, lower, pair, quad, size);
+            self.put::<F>(upper, lower, pair, quad, size);
             i += comptime!(WARPS * LANES);
         }
     }
@@ -330,5 +306,46 @@ pub(super) fn store_rows<F: Float>(
                 }
             }
         }
+    }
+}
+
+/// Keys and values in shared memory, [`BLOCK`] of them at a time.
+#[derive(CubeType)]
+pub(super) struct KeyBlock<E: Float> {
+    pub(super) keys: Block<E>,
+    pub(super) values: Block<E>,
+}
+
+#[cube]
+impl<E: Float> KeyBlock<E> {
+    /// `keys` and `values` say what is needed of each; see [`Block`].
+    pub(super) fn new(
+        #[comptime] size: usize,
+        #[comptime] keys: [bool; 2],
+        #[comptime] values: [bool; 2],
+    ) -> KeyBlock<E> {
+        KeyBlock::<E> {
+            keys: Block::<E>::new(size, keys),
+            values: Block::<E>::new(size, values),
+        }
+    }
+
+    /// Brings in `count` of them from time `first` on, once all units are done with the ones before; zeros after them.
+    pub(super) fn load<F: Float>(
+        &mut self,
+        key: &Array<Vector<F, Const<4>>>,
+        value: &Array<Vector<F, Const<4>>>,
+        problem: &Problem,
+        first: usize,
+        count: usize,
+        #[comptime] size: usize,
+    ) {
+        let width = comptime!(size / 4);
+        let stride = problem.key_time * width;
+        let at = problem.key_row(problem.sequence(), first) * width;
+        sync_cube();
+        self.keys.load::<F>(key, at, stride, count, false, size);
+        self.values.load::<F>(value, at, stride, count, false, size);
+        sync_cube();
     }
 }

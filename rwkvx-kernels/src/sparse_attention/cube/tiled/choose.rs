@@ -10,7 +10,7 @@ use super::{BLOCK, Plan, WARPS};
 use crate::cube::Quad;
 use crate::cube::warp::{LANES, Pair, Warp};
 use crate::sparse_attention::cube::choose::Ranking;
-use crate::sparse_attention::cube::sizes::Sizes;
+use crate::sparse_attention::cube::problem::Problem;
 
 /// Tiles of eight chunks whose scores a warp has together.
 const TILES: usize = 2;
@@ -24,42 +24,44 @@ pub(super) fn attention_choose_tiled<F: Float, E: Float>(
     query: &Array<Pair<F>>,
     means: &Array<Quad>,
     saved: &mut Array<f32>,
-    sizes: Sizes,
+    problem: Problem,
     chunks: usize,
     #[comptime] slots: usize,
     #[comptime] plan: Plan,
     #[define(F, E)] _dtypes: [StorageType; 2],
 ) {
-    let count = comptime!(2 * plan.row_tiles);
+    let lane_rows = comptime!(2 * plan.row_tiles);
     let mut warp = Warp::new(WARPS, plan.emulated);
-    let sequence = sizes.sequence();
+    let sequence = problem.sequence();
     let mut rounded = Block::<E>::new(plan.size, [true, false]);
     let mut rests = Block::<E>::new(plan.size, [true, false]);
     let mut scores = SharedMemory::<f32>::new(comptime!(WARPS * LANES * STRIDE));
     let tile = CUBE_POS_X as usize * comptime!(plan.rows());
-    let mut rows = Array::<u32>::new(count);
+    let mut rows = Array::<u32>::new(lane_rows);
     #[unroll]
-    for r in 0..count {
+    for r in 0..lane_rows {
         let index = tile + row_in_tile(&warp, r, plan);
-        let row = sizes.query_row(sequence, index) as u32;
-        rows[r] = select(index < sizes.queries, row, NO_ROW);
+        let row = problem.query_row(sequence, index) as u32;
+        rows[r] = select(index < problem.queries, row, NO_ROW);
     }
     let queries = load_lefts::<F, E>(&warp, query, &rows, plan);
 
     // A lane ranks for one query.
     let index = tile + warp.index * LANES + warp.lane;
-    let active = index < sizes.queries;
-    let own = (sizes.start + index) / sizes.chunk_size;
+    let active = index < problem.queries;
+    let own = (problem.start + index) / problem.chunk_size;
     let own = select(active, own, 0usize.runtime());
-    let last = min(tile + comptime!(plan.rows()), sizes.queries) - 1;
-    let end = (sizes.start + last) / sizes.chunk_size;
+    let last = min(tile + comptime!(plan.rows()), problem.queries) - 1;
+    let end = (problem.start + last) / problem.chunk_size;
     let mut best = Ranking::new(slots);
     let mut first = 0usize.runtime();
     while first < end {
-        let at = (sequence * chunks + first) * comptime!(plan.size / 4);
+        let width = comptime!(plan.size / 4);
+        let at = (sequence * chunks + first) * width;
+        let count = end - first;
         sync_cube();
-        rounded.load_rounded(means, at, end - first, false, plan.size);
-        rests.load_rounded(means, at, end - first, true, plan.size);
+        rounded.load::<f32>(means, at, width, count, false, plan.size);
+        rests.load::<f32>(means, at, width, count, true, plan.size);
         sync_cube();
         for part in 0..comptime!(BLOCK / 8 / TILES) {
             let start = first + part * comptime!(8 * TILES);
@@ -67,7 +69,7 @@ pub(super) fn attention_choose_tiled<F: Float, E: Float>(
                 let mut sums = multiply_rows(&mut warp, &queries, &rounded, part, TILES, plan);
                 add_products(&mut warp, &queries, &rests, part, &mut sums, TILES, plan);
                 #[unroll(!plan.emulated)]
-                for i in 0..comptime!(count * TILES) {
+                for i in 0..comptime!(lane_rows * TILES) {
                     let row = i / comptime!(2 * TILES) * 16 + i % 2 * 8 + warp.group;
                     let to = (warp.index * LANES + row) * STRIDE;
                     let column = i / 2 % TILES * 8 + 2 * warp.member;
@@ -87,7 +89,7 @@ pub(super) fn attention_choose_tiled<F: Float, E: Float>(
         first += BLOCK;
     }
     if active {
-        let to = (sequence * sizes.queries + index) * comptime!(slots + 1) + 1;
+        let to = problem.saved(problem.query(sequence, index)) + 1;
         best.write(saved, to, slots);
     }
 }

@@ -2,12 +2,13 @@
 
 use cubecl::prelude::*;
 
-use super::block::{Block, add_weighted, load_lefts, multiply_rows, store_rows};
+use super::block::{KeyBlock, add_weighted, load_lefts, multiply_rows, store_rows};
 use super::rows::{NO_ROW, Rows, list_rows, own_rows};
 use super::{BLOCK, Plan, WARPS};
 use crate::cube::warp::{Pair, Warp, no_sums};
 use crate::sparse_attention::cube::NO_SCORE;
-use crate::sparse_attention::cube::sizes::Sizes;
+use crate::sparse_attention::cube::lists::ListArrays;
+use crate::sparse_attention::cube::problem::Problem;
 
 /// Tiles of eight keys whose weights are in registers together.
 const KEY_TILES: usize = 4;
@@ -94,7 +95,7 @@ impl Softmax {
     }
 }
 
-/// Attends to the keys of times `first .. end`, of which row `r` sees those before `rows.seen[r]`. The first must be seen by all.
+/// Attends to the keys of the rows' chunk, of which row `r` sees those before `rows.seen[r]`. The first must be seen by all.
 #[cube]
 fn absorb<F: Float, E: Float>(
     softmax: &mut Softmax,
@@ -103,37 +104,27 @@ fn absorb<F: Float, E: Float>(
     rows: &Rows,
     key: &Array<Vector<F, Const<4>>>,
     value: &Array<Vector<F, Const<4>>>,
-    keys: &mut Block<E>,
-    values: &mut Block<E>,
-    sizes: &Sizes,
-    first: usize,
-    end: usize,
-    scale: f32,
+    problem: &Problem,
     #[comptime] plan: Plan,
 ) {
-    let width = comptime!(plan.size / 4);
-    let stride = sizes.key_time * width;
-    let sequence = sizes.sequence();
-    let mut first = first;
+    let mut block = KeyBlock::<E>::new(plan.size, [true, false], [false, true]);
+    let mut first = rows.chunk * problem.chunk_size;
+    let end = rows.end;
     while first < end {
-        let at = sizes.key_row(sequence, first) * width;
-        sync_cube();
-        keys.load::<F>(key, at, stride, end - first, plan.size);
-        values.load::<F>(value, at, stride, end - first, plan.size);
-        sync_cube();
+        block.load::<F>(key, value, problem, first, end - first, plan.size);
         #[unroll(!plan.emulated)]
         for part in 0..comptime!(BLOCK / 8 / KEY_TILES) {
             let start = first + part * comptime!(8 * KEY_TILES);
             if start < end {
-                let mut scores = multiply_rows(warp, queries, keys, part, KEY_TILES, plan);
+                let mut scores = multiply_rows(warp, queries, &block.keys, part, KEY_TILES, plan);
                 if start + comptime!(8 * KEY_TILES) > rows.all_see {
                     hide(&mut scores, warp, rows, start, plan);
                 }
-                softmax.weigh(&mut scores, scale, plan);
+                softmax.weigh(&mut scores, problem.scale, plan);
                 add_weighted(
                     warp,
                     &scores,
-                    values,
+                    &block.values,
                     part,
                     &mut softmax.sum,
                     KEY_TILES,
@@ -175,35 +166,16 @@ pub(super) fn attention_chosen_tiled<F: Float, E: Float>(
     query: &Array<Pair<F>>,
     key: &Array<Vector<F, Const<4>>>,
     value: &Array<Vector<F, Const<4>>>,
-    lists: &Array<u32>,
-    starts: &Array<u32>,
-    lengths: &Array<u32>,
-    tile_chunks: &Array<u32>,
+    lists: &ListArrays,
     partial: &mut Array<Pair<F>>,
     partial_lse: &mut Array<f32>,
-    sizes: Sizes,
-    chunks: usize,
-    slots: usize,
-    scale: f32,
+    problem: Problem,
     #[comptime] plan: Plan,
     #[define(F, E)] _dtypes: [StorageType; 2],
 ) {
     let mut warp = Warp::new(WARPS, plan.emulated);
-    let mut keys = Block::<E>::new(plan.size, [true, false]);
-    let mut values = Block::<E>::new(plan.size, [false, true]);
-    let tiles_end = starts[CUBE_POS_Y as usize * (chunks + 1) + chunks] as usize;
-    if CUBE_POS_X as usize * comptime!(plan.rows()) < tiles_end {
-        let rows = list_rows(
-            &warp,
-            lists,
-            starts,
-            lengths,
-            tile_chunks,
-            &sizes,
-            chunks,
-            slots,
-            plan,
-        );
+    if lists.has_tile(comptime!(plan.rows())) {
+        let rows = list_rows(&warp, lists, &problem, plan);
         let queries = load_lefts::<F, E>(&warp, query, &rows.rows, plan);
         let mut softmax = Softmax::new(plan);
         absorb::<F, E>(
@@ -213,12 +185,7 @@ pub(super) fn attention_chosen_tiled<F: Float, E: Float>(
             &rows,
             key,
             value,
-            &mut keys,
-            &mut values,
-            &sizes,
-            rows.chunk * sizes.chunk_size,
-            (rows.chunk + 1) * sizes.chunk_size,
-            scale,
+            &problem,
             plan,
         );
         let factors = softmax.finish(plan);
@@ -247,17 +214,13 @@ pub(super) fn attention_own_tiled<F: Float, E: Float>(
     partial_lse: &Array<f32>,
     output: &mut Array<Pair<F>>,
     saved: &mut Array<f32>,
-    sizes: Sizes,
-    slots: usize,
-    scale: f32,
+    problem: Problem,
     #[comptime] plan: Plan,
     #[define(F, E)] _dtypes: [StorageType; 2],
 ) {
     let channel_tiles = comptime!(plan.size / 8);
     let mut warp = Warp::new(WARPS, plan.emulated);
-    let mut keys = Block::<E>::new(plan.size, [true, false]);
-    let mut values = Block::<E>::new(plan.size, [false, true]);
-    let rows = own_rows(&warp, &sizes, plan);
+    let rows = own_rows(&warp, &problem, plan);
     let queries = load_lefts::<F, E>(&warp, query, &rows.rows, plan);
     let mut softmax = Softmax::new(plan);
     absorb::<F, E>(
@@ -267,12 +230,7 @@ pub(super) fn attention_own_tiled<F: Float, E: Float>(
         &rows,
         key,
         value,
-        &mut keys,
-        &mut values,
-        &sizes,
-        rows.chunk * sizes.chunk_size,
-        rows.end,
-        scale,
+        &problem,
         plan,
     );
     // A chosen chunk counts like one key whose score is the logarithm of the chunk's sum of weights.
@@ -280,9 +238,10 @@ pub(super) fn attention_own_tiled<F: Float, E: Float>(
     for r in 0..comptime!(2 * plan.row_tiles) {
         if rows.slots[r] != NO_ROW {
             let own = rows.slots[r] as usize;
-            for slot in 0..slots {
-                if saved[own * (slots + 1) + 1 + slot] >= 0.0 {
-                    let at = (own - sizes.first * sizes.queries) * slots + slot;
+            let first = problem.query(problem.first, 0);
+            for slot in 0..problem.slots {
+                if saved[problem.saved(own) + 1 + slot] >= 0.0 {
+                    let at = (own - first) * problem.slots + slot;
                     let lse = partial_lse[at];
                     softmax.raise(r, lse, plan);
                     let weight = (lse - softmax.largest[r]).exp();
@@ -305,7 +264,7 @@ pub(super) fn attention_own_tiled<F: Float, E: Float>(
     for r in 0..comptime!(2 * plan.row_tiles) {
         if rows.slots[r] != NO_ROW && warp.member == 0 {
             let own = rows.slots[r] as usize;
-            saved[own * (slots + 1)] = softmax.largest[r] + softmax.weight[r].ln();
+            saved[problem.saved(own)] = softmax.largest[r] + softmax.weight[r].ln();
         }
     }
 }

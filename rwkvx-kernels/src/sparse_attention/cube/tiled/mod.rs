@@ -112,7 +112,7 @@ pub(super) fn choose<R: CubeRuntime>(
         row_tiles: 2,
         emulated: tiles.emulated,
     };
-    let cubes = inputs.sizes.queries.div_ceil(plan.rows());
+    let cubes = inputs.problem.queries.div_ceil(plan.rows());
     // SAFETY: as in `forward`.
     unsafe {
         attention_choose_tiled::launch_unchecked::<R>(
@@ -122,9 +122,9 @@ pub(super) fn choose<R: CubeRuntime>(
             inputs.query.clone().into_array_arg(),
             means.clone().into_array_arg(),
             saved.clone().into_array_arg(),
-            inputs.sizes.launch(),
+            inputs.problem.launch(),
             chunks,
-            inputs.slots,
+            inputs.problem.slots,
             plan,
             [inputs.query.dtype.into(), tiles.dtype.into()],
         );
@@ -153,23 +153,17 @@ pub(super) fn forward<R: CubeRuntime>(
                 inputs.query.clone().into_array_arg(),
                 inputs.key.clone().into_array_arg(),
                 inputs.value.clone().into_array_arg(),
-                lists.slots.clone().into_array_arg(),
-                lists.starts.clone().into_array_arg(),
-                lists.lengths.clone().into_array_arg(),
-                lists.chunks.clone().into_array_arg(),
+                lists.launch(),
                 partials.rows.clone().into_array_arg(),
                 partials.lse.clone().into_array_arg(),
-                launch.sizes.launch(),
-                lists.chunk_count,
-                inputs.slots,
-                inputs.scale,
+                launch.problem.launch(),
                 plan,
                 [inputs.query.dtype.into(), tiles.dtype.into()],
             );
         }
         attention_own_tiled::launch_unchecked::<R>(
             client,
-            launch.cubes(launch.sizes.own_tiles(plan.rows())),
+            launch.cubes(launch.problem.own_tiles(plan.rows())),
             units(),
             inputs.query.clone().into_array_arg(),
             inputs.key.clone().into_array_arg(),
@@ -178,9 +172,7 @@ pub(super) fn forward<R: CubeRuntime>(
             partials.lse.clone().into_array_arg(),
             output.clone().into_array_arg(),
             saved.clone().into_array_arg(),
-            launch.sizes.launch(),
-            inputs.slots,
-            inputs.scale,
+            launch.problem.launch(),
             plan,
             [inputs.query.dtype.into(), tiles.dtype.into()],
         );
@@ -212,22 +204,16 @@ pub(super) fn d_queries<R: CubeRuntime>(
                 outputs.d_output.clone().into_array_arg(),
                 outputs.saved.clone().into_array_arg(),
                 outputs.deltas.clone().into_array_arg(),
-                lists.slots.clone().into_array_arg(),
-                lists.starts.clone().into_array_arg(),
-                lists.lengths.clone().into_array_arg(),
-                lists.chunks.clone().into_array_arg(),
+                lists.launch(),
                 partial.clone().into_array_arg(),
-                launch.sizes.launch(),
-                lists.chunk_count,
-                inputs.slots,
-                inputs.scale,
+                launch.problem.launch(),
                 plan,
                 [inputs.query.dtype.into(), tiles.dtype.into()],
             );
         }
         attention_own_d_queries_tiled::launch_unchecked::<R>(
             client,
-            launch.cubes(launch.sizes.own_tiles(plan.rows())),
+            launch.cubes(launch.problem.own_tiles(plan.rows())),
             units(),
             inputs.query.clone().into_array_arg(),
             inputs.key.clone().into_array_arg(),
@@ -237,9 +223,7 @@ pub(super) fn d_queries<R: CubeRuntime>(
             outputs.deltas.clone().into_array_arg(),
             partial.clone().into_array_arg(),
             d_query.clone().into_array_arg(),
-            launch.sizes.launch(),
-            inputs.slots,
-            inputs.scale,
+            launch.problem.launch(),
             plan,
             [inputs.query.dtype.into(), tiles.dtype.into()],
         );
@@ -260,7 +244,7 @@ pub(super) fn d_keys<R: CubeRuntime>(
     unsafe {
         attention_d_keys_tiled::launch_unchecked::<R>(
             &inputs.query.client,
-            launch.cubes(launch.sizes.own_tiles(plan.rows())),
+            launch.cubes(launch.problem.own_tiles(plan.rows())),
             units(),
             inputs.query.clone().into_array_arg(),
             inputs.key.clone().into_array_arg(),
@@ -268,16 +252,10 @@ pub(super) fn d_keys<R: CubeRuntime>(
             outputs.d_output.clone().into_array_arg(),
             outputs.saved.clone().into_array_arg(),
             outputs.deltas.clone().into_array_arg(),
-            lists.slots.clone().into_array_arg(),
-            lists.starts.clone().into_array_arg(),
-            lists.lengths.clone().into_array_arg(),
+            lists.launch(),
             to.key.clone().into_array_arg(),
             to.value.clone().into_array_arg(),
-            launch.sizes.launch(),
-            lists.chunk_count,
-            lists.room,
-            inputs.slots,
-            inputs.scale,
+            launch.problem.launch(),
             plan,
             [inputs.query.dtype.into(), tiles.dtype.into()],
         );

@@ -4,7 +4,8 @@ use cubecl::prelude::*;
 
 use super::Plan;
 use crate::cube::warp::Warp;
-use crate::sparse_attention::cube::sizes::Sizes;
+use crate::sparse_attention::cube::lists::ListArrays;
+use crate::sparse_attention::cube::problem::Problem;
 
 /// In the place of a row that a tile does not have.
 pub(super) const NO_ROW: u32 = u32::MAX;
@@ -14,7 +15,7 @@ pub(super) const NO_ROW: u32 = u32::MAX;
 pub(super) struct Rows {
     /// Row in its buffer, or [`NO_ROW`].
     pub(super) rows: Array<u32>,
-    /// In a list, the slot, counted over the sequences of the launch; else `sequence * queries + query`; or [`NO_ROW`].
+    /// In a list, the slot among those of the launch; else the query among those of all sequences; or [`NO_ROW`].
     pub(super) slots: Array<u32>,
     /// Time of the first key that it does not see.
     pub(super) seen: Array<u32>,
@@ -36,43 +37,32 @@ pub(super) fn row_in_tile(warp: &Warp, r: usize, #[comptime] plan: Plan) -> usiz
 #[cube]
 pub(super) fn list_rows(
     warp: &Warp,
-    lists: &Array<u32>,
-    starts: &Array<u32>,
-    lengths: &Array<u32>,
-    tile_chunks: &Array<u32>,
-    sizes: &Sizes,
-    chunks: usize,
-    slots: usize,
+    lists: &ListArrays,
+    problem: &Problem,
     #[comptime] plan: Plan,
 ) -> Rows {
     let count = comptime!(2 * plan.row_tiles);
-    let tile = CUBE_POS_X as usize;
-    let tiles = CUBE_COUNT_X as usize;
-    let local = CUBE_POS_Y as usize;
-    let sequence = sizes.sequence();
-    let chunk = tile_chunks[local * tiles + tile] as usize;
-    let end = (starts[local * (chunks + 1) + chunk] + lengths[local * chunks + chunk]) as usize;
-    let chunk_end = (chunk + 1) * sizes.chunk_size;
+    let sequence = problem.sequence();
+    let list = lists.from_tile(comptime!(plan.rows()));
+    let chunk_end = (list.chunk + 1) * problem.chunk_size;
     let mut rows = Array::<u32>::new(count);
-    let mut own_slots = Array::<u32>::new(count);
+    let mut slots = Array::<u32>::new(count);
     let mut seen = Array::<u32>::new(count);
     #[unroll]
     for r in 0..count {
-        let first = tile * comptime!(plan.rows());
-        let index = first + row_in_tile(warp, r, plan);
-        let at = select(index < end, index, first);
-        let slot = lists[local * (tiles * comptime!(plan.rows())) + at] as usize;
-        let row = sizes.query_row(sequence, slot / slots) as u32;
-        let own_slot = (local * sizes.queries * slots + slot) as u32;
-        rows[r] = select(index < end, row, NO_ROW);
-        own_slots[r] = select(index < end, own_slot, NO_ROW);
+        let at = list.first + row_in_tile(warp, r, plan);
+        let here = at < list.end;
+        let slot = lists.slot(select(here, at, list.first));
+        let row = problem.query_row(sequence, slot / problem.slots) as u32;
+        rows[r] = select(here, row, NO_ROW);
+        slots[r] = select(here, problem.slot(slot) as u32, NO_ROW);
         seen[r] = chunk_end as u32;
     }
     Rows {
         rows,
-        slots: own_slots,
+        slots,
         seen,
-        chunk,
+        chunk: list.chunk,
         end: chunk_end,
         all_see: chunk_end,
     }
@@ -80,34 +70,30 @@ pub(super) fn list_rows(
 
 /// The queries of tile `CUBE_POS_X` of the queries, chunk after chunk.
 #[cube]
-pub(super) fn own_rows(warp: &Warp, sizes: &Sizes, #[comptime] plan: Plan) -> Rows {
+pub(super) fn own_rows(warp: &Warp, problem: &Problem, #[comptime] plan: Plan) -> Rows {
     let count = comptime!(2 * plan.row_tiles);
-    let per_chunk = sizes.chunk_size.div_ceil(comptime!(plan.rows()));
-    let tile = CUBE_POS_X as usize;
-    let sequence = sizes.sequence();
-    let chunk = sizes.start / sizes.chunk_size + tile / per_chunk;
-    let first = chunk * sizes.chunk_size + tile % per_chunk * comptime!(plan.rows());
-    let chunk_end = min((chunk + 1) * sizes.chunk_size, sizes.start + sizes.queries);
+    let sequence = problem.sequence();
+    let tile = problem.own_tile(comptime!(plan.rows()));
     let mut rows = Array::<u32>::new(count);
     let mut slots = Array::<u32>::new(count);
     let mut seen = Array::<u32>::new(count);
     #[unroll]
     for r in 0..count {
-        let time = first + row_in_tile(warp, r, plan);
-        let here = time >= sizes.start && time < chunk_end;
-        let query = select(here, time - sizes.start, 0usize.runtime());
-        let row = sizes.query_row(sequence, query) as u32;
+        let time = tile.first + row_in_tile(warp, r, plan);
+        let here = time >= problem.start && time < tile.end;
+        let query = select(here, time - problem.start, 0usize.runtime());
+        let row = problem.query_row(sequence, query) as u32;
+        let number = problem.query(sequence, query) as u32;
         rows[r] = select(here, row, NO_ROW);
-        let own = (sequence * sizes.queries + query) as u32;
-        slots[r] = select(here, own, NO_ROW);
+        slots[r] = select(here, number, NO_ROW);
         seen[r] = (time + 1) as u32;
     }
     Rows {
         rows,
         slots,
         seen,
-        chunk,
-        end: min(chunk_end, first + comptime!(plan.rows())),
-        all_see: first + 1,
+        chunk: tile.chunk,
+        end: tile.end,
+        all_see: tile.first + 1,
     }
 }
