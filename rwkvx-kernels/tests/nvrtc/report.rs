@@ -10,13 +10,15 @@ use crate::guard::Kernel;
 /// Registers of a multiprocessor, all of which one block may take.
 const REGISTERS: u32 = 64 * 1024;
 
-/// Bytes per thread that any kernel may spill: far from the limit of registers, ptxas parks a number or two if that lets another block in.
+/// Bytes per thread that any kernel may spill: far from the limit of registers, ptxas parks up to four numbers if that lets another block in.
 const PARKED: usize = 16;
 
+/// How often, over the code, it may read back each of them.
+const READ_BACK: usize = 4;
+
 /// Kernels that may spill more, by name, threads and bytes. The plain backward pass holds 32, 64 or 128 numbers of the state's gradient per
-/// thread; on CUDA the tiled one takes its place in bf16. The attention to chosen chunks is fitted into 168 registers, so that a third block has room.
-const SPILLING: [(&str, u32, usize); 4] = [
-    ("attention_chosen_tiled_", 128, 40),
+/// thread; on CUDA the tiled one takes its place in bf16.
+const SPILLING: [(&str, u32, usize); 3] = [
     ("wkv7_backward_f_", 64, 32),
     ("wkv7_backward_f_", 128, 128),
     ("wkv7_backward_f_", 256, 1600),
@@ -49,7 +51,7 @@ pub(crate) fn faults(kernel: &Kernel) -> Vec<String> {
         .iter()
         .find(|(name, threads, _)| kernel.name.starts_with(name) && kernel.threads == *threads)
         .map_or(PARKED, |(.., bytes)| *bytes);
-    if usage.spill_stores.max(usage.spill_loads) > allowed {
+    if usage.spill_stores > allowed || usage.spill_loads > READ_BACK * allowed {
         faults.push(format!(
             "spills registers: {} bytes stored, {} loaded",
             usage.spill_stores, usage.spill_loads
