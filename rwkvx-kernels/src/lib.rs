@@ -7,7 +7,7 @@
 //! * [`cross_entropy_rows`] and [`cross_entropy_gradient`]: loss and gradient of logits that are made a piece at a time, and
 //!   [`with_gradient`], which hands gradients made that way to autodiff;
 //!
-//! and the element-wise functions [`sigmoid`] and [`tanh`], which Burn's CPU backends compute one by one.
+//! and the element-wise functions [`sigmoid`], [`tanh`] and [`squared_relu`].
 //!
 //! [`KernelBackend`] is the seam. Its method bodies are the definitions, written in tensor operations, so every backend
 //! has them; backends replace them by hand-written forward and backward bodies, which
@@ -38,7 +38,7 @@ mod wkv7;
 pub use backend::KernelBackend;
 pub use cross_entropy::{RowLosses, cross_entropy_gradient, cross_entropy_rows};
 pub use known_gradient::with_gradient;
-pub use pointwise::{Pointwise, sigmoid, tanh};
+pub use pointwise::{Pointwise, sigmoid, squared_relu, tanh};
 pub use sparse_attention::{
     AttentionBackward, AttentionForward, AttentionGradient, AttentionGrads, AttentionInputs,
     CachedRows, ChunkTopK, KvCache, sparse_attention,

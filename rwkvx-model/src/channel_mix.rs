@@ -1,9 +1,9 @@
 //! RWKV's channel mix: a squared-ReLU feed-forward behind a token shift.
 
 use burn::module::{Module, Param};
+use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burn::tensor::{Tensor, activation};
-use rwkvx_kernels::KernelBackend;
+use rwkvx_kernels::{KernelBackend, squared_relu};
 
 use crate::config::RwkvXConfig;
 use crate::layers::{Projection, unset};
@@ -41,7 +41,7 @@ impl<B: KernelBackend> ChannelMix<B> {
     ) -> Tensor<B, 3> {
         let bthc = x.dims();
         let [x_k] = token_shift(x, carry, [&self.x_k]); // [rows, channels]
-        let key = activation::relu(self.key.forward(x_k)); // [rows, 4 channels]
-        self.value.forward(key.clone() * key).reshape(bthc)
+        let key = squared_relu(self.key.forward(x_k)); // [rows, 4 channels]
+        self.value.forward(key).reshape(bthc)
     }
 }

@@ -87,6 +87,10 @@ impl WithSimd for Piece<'_> {
         match (function, gradient) {
             (Pointwise::Sigmoid, None) => elements.for_each(|(result, &x)| *result = sigmoid(x)),
             (Pointwise::Tanh, None) => elements.for_each(|(result, &x)| *result = tanh(x)),
+            (Pointwise::SquaredRelu, None) => elements.for_each(|(result, &x)| {
+                let positive = if x < 0.0 { 0.0 } else { x }; // no number stays none
+                *result = positive * positive;
+            }),
             (Pointwise::Sigmoid, Some(dy)) => {
                 elements
                     .zip(dy)
@@ -96,6 +100,11 @@ impl WithSimd for Piece<'_> {
                 elements
                     .zip(dy)
                     .for_each(|((result, &y), &dy)| *result = dy * (1.0 - y * y));
+            }
+            (Pointwise::SquaredRelu, Some(dy)) => {
+                elements
+                    .zip(dy)
+                    .for_each(|((result, &y), &dy)| *result = 2.0 * dy * y.sqrt());
             }
         }
     }

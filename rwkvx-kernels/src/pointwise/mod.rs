@@ -1,4 +1,4 @@
-//! Functions applied to each element, for which Burn's CPU backends call the scalar mathematics library.
+//! Functions applied to each element. Burn's CPU backends call the scalar mathematics library for them, and its gradient graph keeps more than it needs.
 
 pub(crate) mod autodiff;
 #[cfg(feature = "cpu")]
@@ -16,6 +16,8 @@ pub enum Pointwise {
     Sigmoid,
     /// `tanh x`
     Tanh,
+    /// `max(x, 0)^2`, the channel mix's
+    SquaredRelu,
 }
 
 /// `1 / (1 + exp(-x))` of each element, of any shape; differentiable.
@@ -26,6 +28,11 @@ pub fn sigmoid<B: KernelBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D
 /// `tanh` of each element, of any shape; differentiable.
 pub fn tanh<B: KernelBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
     apply(Pointwise::Tanh, x)
+}
+
+/// `max(x, 0)^2` of each element, of any shape; differentiable, and keeps for that nothing but its result.
+pub fn squared_relu<B: KernelBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
+    apply(Pointwise::SquaredRelu, x)
 }
 
 fn apply<B: KernelBackend, const D: usize>(function: Pointwise, x: Tensor<B, D>) -> Tensor<B, D> {

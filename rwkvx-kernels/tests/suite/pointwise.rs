@@ -2,7 +2,7 @@
 
 use burn::backend::Autodiff;
 use burn::tensor::Tensor;
-use rwkvx_kernels::{KernelBackend, sigmoid, tanh};
+use rwkvx_kernels::{KernelBackend, sigmoid, squared_relu, tanh};
 
 use crate::support::{Array, TOLERANCE, assert_close};
 
@@ -80,6 +80,25 @@ fn tanh_is_accurate_for_each_element_on_flex() {
 #[test]
 fn tanh_is_accurate_for_each_element_on_ndarray() {
     check::<burn_ndarray::NdArray<f32>>(tanh, f64::tanh, |x| 1.0 - x.tanh().powi(2), ACCURATE);
+}
+
+fn check_squared_relu<B: KernelBackend>() {
+    let square = |x: f64| x.max(0.0).powi(2);
+    check::<B>(squared_relu, square, |x| 2.0 * x.max(0.0), ACCURATE);
+    let x = Tensor::<B, 1>::from_floats([f32::NAN, -1.0, 3.0], &Default::default());
+    let values: Vec<f32> = squared_relu(x).into_data().to_vec().unwrap();
+    assert!(values[0].is_nan(), "what is no number stays none");
+    assert_eq!(values[1..], [0.0, 9.0]);
+}
+
+#[test]
+fn squared_relu_is_accurate_for_each_element_on_flex() {
+    check_squared_relu::<burn_flex::Flex>();
+}
+
+#[test]
+fn squared_relu_is_accurate_for_each_element_on_ndarray() {
+    check_squared_relu::<burn_ndarray::NdArray<f32>>();
 }
 
 #[test]
