@@ -32,6 +32,11 @@ pub trait KernelBackend: Backend {
     /// Hand-written backward passes of what a time mix does element by element.
     const TIME_MIX_BACKWARD: Option<TimeMixBackward<Self>> = None;
 
+    /// Bytes that a device holds for this program; `None` where tensors lie in the program's own memory.
+    fn memory_in_use(_device: &Self::Device) -> Option<u64> {
+        None
+    }
+
     /// The RWKV-7 recurrence over a whole piece of sequence; see [`wkv7`](crate::wkv7()).
     fn wkv7(inputs: Wkv7Inputs<Self>) -> Wkv7Output<Self> {
         wkv7::reference::wkv7(inputs)
@@ -148,6 +153,10 @@ pub trait KernelBackend: Backend {
 }
 
 impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
+    fn memory_in_use(device: &Self::Device) -> Option<u64> {
+        B::memory_in_use(device)
+    }
+
     fn wkv7(inputs: Wkv7Inputs<Self>) -> Wkv7Output<Self> {
         match B::WKV7_GRADIENT {
             Some(gradient) => wkv7::autodiff::wkv7::<B, C>(gradient, inputs),
@@ -217,6 +226,10 @@ where
         Some(sparse_attention::cube::gradient());
 
     const TIME_MIX_BACKWARD: Option<TimeMixBackward<Self>> = Some(time_mix::cube::backward());
+
+    fn memory_in_use(device: &Self::Device) -> Option<u64> {
+        crate::cube::bytes_reserved::<Self>(device)
+    }
 
     fn wkv7(inputs: Wkv7Inputs<Self>) -> Wkv7Output<Self> {
         wkv7::cube::wkv7(inputs)

@@ -129,6 +129,10 @@ impl<B: KernelBackend + FusionBackend> KernelBackend for Fusion<B> {
         None => None,
     };
 
+    fn memory_in_use(device: &Self::Device) -> Option<u64> {
+        B::memory_in_use(device)
+    }
+
     fn wkv7(inputs: Wkv7Inputs<Self>) -> Wkv7Output<Self> {
         outer_wkv7(B::wkv7(inner_wkv7(inputs)))
     }

@@ -25,6 +25,25 @@ pub enum BackendName {
     Ndarray,
 }
 
+impl BackendName {
+    /// The backend used where none is asked for.
+    pub fn preferred() -> Self {
+        Self::value_variants()[0]
+    }
+
+    /// Whether its tensors lie in the memory of the program.
+    pub fn is_cpu(self) -> bool {
+        match self {
+            #[cfg(feature = "flex")]
+            Self::Flex => true,
+            #[cfg(feature = "ndarray")]
+            Self::Ndarray => true,
+            #[cfg(any(feature = "cuda", feature = "vulkan", feature = "wgpu"))]
+            _ => false,
+        }
+    }
+}
+
 /// Work that runs on any backend.
 pub trait Task {
     /// What it gives.
@@ -39,7 +58,7 @@ pub trait Task {
 /// # Errors
 /// If no device of a GPU backend answers.
 pub fn run<T: Task>(name: Option<BackendName>, task: T) -> Result<T::Output, Error> {
-    match name.unwrap_or(BackendName::value_variants()[0]) {
+    match name.unwrap_or_else(BackendName::preferred) {
         #[cfg(feature = "cuda")]
         BackendName::Cuda => {
             device::find_cuda_driver()?;

@@ -42,6 +42,9 @@ pub struct Position {
     pub step: u64,
     /// Tokens trained on in it.
     pub tokens: u64,
+    /// Steps left out in it because the loss or the gradient was no number; they count as updates made.
+    #[serde(default)]
+    pub skipped: u64,
 }
 
 impl Position {
@@ -51,6 +54,7 @@ impl Position {
             phase,
             step: 0,
             tokens: 0,
+            skipped: 0,
         }
     }
 }

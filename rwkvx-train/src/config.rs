@@ -10,6 +10,7 @@ use crate::data::DataConfig;
 use crate::longce::LongCe;
 use crate::optimizer::OptimizerConfig;
 use crate::phase::{Phase, Stage, StageChoice};
+use crate::precision::Precision;
 use crate::schedule::Schedule;
 use crate::{Error, Result};
 
@@ -43,6 +44,9 @@ pub struct TrainConfig {
     pub optimizer: OptimizerConfig,
     /// Whether L2Wrap keeps the logits small.
     pub l2_wrap: bool,
+    /// Number type of the forward and backward passes.
+    #[serde(default)]
+    pub precision: Precision,
     /// Settings of each stage; a stage that is absent cannot be run.
     pub stages: StageConfigs,
     /// Whether the plain base is trained on with the data of stages 1 and 2, for comparison.
@@ -203,12 +207,22 @@ impl TrainConfig {
         Ok(config)
     }
 
-    /// Checks every value and their combinations.
+    /// Checks every value, and that the stages can follow one another.
     ///
     /// # Errors
     ///
     /// If a value is impossible; the error names the field.
     pub fn validate(&self) -> Result<()> {
+        self.validate_values()?;
+        self.validate_stages()
+    }
+
+    /// Checks every value by itself: what is needed to plan a run, whose weights and data need not be there.
+    ///
+    /// # Errors
+    ///
+    /// If a value is impossible; the error names the field.
+    pub fn validate_values(&self) -> Result<()> {
         self.model
             .validate()
             .map_err(|error| Error::field("model", error.to_string()))?;
@@ -229,7 +243,7 @@ impl TrainConfig {
             at_least_one("questions.samples", questions.samples as u64)?;
             at_least_one("questions.facts", questions.facts as u64)?;
         }
-        self.validate_stages()
+        Ok(())
     }
 
     fn validate_stages(&self) -> Result<()> {

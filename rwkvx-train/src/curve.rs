@@ -155,6 +155,7 @@ fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outcome::Speed;
 
     fn lines() -> Vec<Line> {
         let phases = [
@@ -174,8 +175,9 @@ mod tests {
                     answer_nll: None,
                     lr: 1e-3,
                     tokens: 4096 * step,
-                    tokens_per_second: 1e4,
+                    speed: Speed::default(),
                     grad_norm: 1.0,
+                    skipped: 0,
                 });
             }
         }

@@ -17,8 +17,8 @@ use burn::train::renderer::{
 };
 use indicatif::HumanDuration;
 
+use crate::outcome::StepReport;
 use crate::phase::Phase;
-use crate::step::StepReport;
 
 /// Time between two lines of text.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -108,6 +108,9 @@ pub struct PlainRenderer {
     phase: Phase,
     done: u64,
     steps: u64,
+    /// Devices that share each step; each reports it.
+    devices: u64,
+    reported: u64,
     started: Instant,
     started_at: u64,
     last_line: Option<Instant>,
@@ -116,12 +119,14 @@ pub struct PlainRenderer {
 }
 
 impl PlainRenderer {
-    /// For a phase of `steps` updates of which `done` are made.
-    pub fn new(phase: Phase, done: u64, steps: u64) -> Self {
+    /// For a phase of `steps` updates of which `done` are made, on so many devices.
+    pub fn new(phase: Phase, done: u64, steps: u64, devices: usize) -> Self {
         Self {
             phase,
             done,
             steps,
+            devices: devices as u64,
+            reported: 0,
             started: Instant::now(),
             started_at: done,
             last_line: None,
@@ -172,6 +177,10 @@ impl MetricsRendererTraining for PlainRenderer {
     fn update_valid(&mut self, _state: MetricState) {}
 
     fn render_train(&mut self, _item: TrainingProgress, _indicators: Vec<ProgressType>) {
+        self.reported += 1;
+        if !self.reported.is_multiple_of(self.devices) {
+            return;
+        }
         self.done += 1;
         let is_due = self.last_line.is_none_or(|last| last.elapsed() >= INTERVAL);
         if is_due || self.done == self.steps {

@@ -80,13 +80,50 @@ impl Sample {
     }
 }
 
-/// What one optimiser step trains on.
+/// What one device trains on in one optimiser step.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// The sequences, all of one length.
     pub samples: Vec<Sample>,
     /// Sequences per forward and backward pass.
     pub micro_batch: usize,
+    /// Of the sequences of all devices.
+    pub whole: Whole,
+}
+
+/// What the loss of a step is a mean over.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Whole {
+    /// Weights of all targets.
+    pub weight: f64,
+    /// Targets.
+    pub tokens: usize,
+}
+
+impl Batch {
+    /// A whole batch.
+    pub fn new(samples: Vec<Sample>, micro_batch: usize) -> Self {
+        let weights = || samples.iter().flat_map(|sample| &sample.weights);
+        let whole = Whole {
+            weight: weights().map(|&weight| f64::from(weight)).sum(),
+            tokens: weights().count(),
+        };
+        Self {
+            samples,
+            micro_batch,
+            whole,
+        }
+    }
+
+    /// The part of device `rank` of `devices`: the published sampler deals out sequences in turn.
+    #[must_use]
+    pub fn share(self, rank: usize, devices: usize) -> Self {
+        let dealt = self.samples.into_iter().skip(rank).step_by(devices);
+        Self {
+            samples: dealt.collect(),
+            ..self
+        }
+    }
 }
 
 /// A sequence of samples with random access.
@@ -182,10 +219,14 @@ impl Source {
 pub struct Feed {
     /// The samples.
     pub source: Arc<Source>,
-    /// Sequences per step.
+    /// Sequences per step, of all devices together.
     pub batch: usize,
     /// Sequences per forward and backward pass.
     pub micro_batch: usize,
+    /// Devices that share a step.
+    pub devices: usize,
+    /// Which of them this is for.
+    pub rank: usize,
     /// Steps per mini-epoch.
     pub epoch: u64,
     /// Steps of the phase.
@@ -207,10 +248,7 @@ impl Feed {
         let samples = (first..first + self.batch as u64)
             .map(|index| self.source.sample(index))
             .collect::<Result<_>>()?;
-        Ok(Batch {
-            samples,
-            micro_batch: self.micro_batch,
-        })
+        Ok(Batch::new(samples, self.micro_batch).share(self.rank, self.devices))
     }
 }
 
@@ -226,17 +264,18 @@ impl<B: Backend> DataLoader<B, Batch> for Feed {
     }
 
     fn num_items(&self) -> usize {
-        self.epoch.min(self.steps) as usize
+        self.devices
     }
 
     fn to_device(&self, _device: &B::Device) -> Arc<dyn DataLoader<B, Batch>> {
         Arc::new(self.clone()) // Batches are on the host.
     }
 
-    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<B, Batch>> {
+    /// Burn splits the items over the devices. These are shares of one step, of which there are as many as devices.
+    fn slice(&self, start: usize, _end: usize) -> Arc<dyn DataLoader<B, Batch>> {
         Arc::new(Self {
-            steps: self.steps.min(end as u64),
-            done: Arc::new(AtomicU64::new(start as u64)),
+            rank: start,
+            done: Arc::new(AtomicU64::new(self.done.load(Ordering::Relaxed))),
             ..self.clone()
         })
     }

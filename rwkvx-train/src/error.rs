@@ -54,7 +54,11 @@ pub enum Error {
 
     /// The loss or the gradient is no longer a number.
     #[error(
-        "{phase}, step {step}: the {what} is {value}; {}; lower `learning_rate` or lengthen `warmup_steps`",
+        "{phase}, step {step}: the {what} is {value}{}; {}; lower `learning_rate`, lengthen `warmup_steps`, or pass `--skip-bad-steps`",
+        match skipped {
+            0 => String::new(),
+            _ => format!(", after {skipped} skipped steps in a row"),
+        },
         match last_checkpoint {
             Some(path) => format!("the last good checkpoint is {}", path.display()),
             None => "there is no checkpoint yet".to_owned(),
@@ -69,6 +73,8 @@ pub enum Error {
         what: &'static str,
         /// The value found.
         value: f64,
+        /// Steps skipped just before this one.
+        skipped: u64,
         /// Directory of the newest checkpoint.
         last_checkpoint: Option<PathBuf>,
     },

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rwkvx_model::write_beside;
 use serde::{Deserialize, Serialize};
 
+use crate::outcome::Speed;
 use crate::phase::Phase;
 use crate::{Error, Result};
 
@@ -34,10 +35,18 @@ pub struct Line {
     pub lr: f64,
     /// Tokens trained on in this phase so far.
     pub tokens: u64,
-    /// Tokens per second of wall time, this step alone.
-    pub tokens_per_second: f64,
+    /// How fast this step was.
+    #[serde(flatten)]
+    pub speed: Speed,
     /// Euclidean norm of the whole gradient, before clipping.
     pub grad_norm: f64,
+    /// Steps of this phase left out so far because the loss or the gradient was no number.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skipped: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Appends lines to a run's `metrics.jsonl`.
@@ -130,8 +139,13 @@ mod tests {
             answer_nll: Some(1.5),
             lr: 1e-3,
             tokens: 64 * step,
-            tokens_per_second: 1e4,
+            speed: Speed {
+                tokens_per_second: 1e4,
+                memory_bytes: Some(1 << 30),
+                ..Speed::default()
+            },
             grad_norm: 0.5,
+            skipped: 0,
         }
     }
 

@@ -5,11 +5,13 @@
 //! | [`config`], [`presets`] | one JSON file says everything; it is checked whole before the first step |
 //! | [`phase`] | base, stage 1, stage 2, and the plain model beside them: what each trains |
 //! | [`data`] | samples as a pure function of the step, and Burn's data loader over them |
-//! | [`step`], [`workers`] | micro-batches, accumulation, clipping: what the learner calls |
+//! | [`step`], [`workers`], [`outcome`] | micro-batches, their sum, and what they came to: what the learner calls on each device |
+//! | [`precision`] | bf16 passes over f32 parameters |
 //! | [`recompute`] | gradients layer by layer, for long contexts |
 //! | [`head_loss`], [`longce`] | cross-entropy without the logits of a whole batch, L2Wrap, token weights |
 //! | [`gradient`], [`optimizer`], [`schedule`] | global norm, AdamW with RWKV's groups, warm-up and cosine |
-//! | [`session`], [`journal`], [`checkpoint`], [`stop`] | the trace of every step, the checkpoint that resuming starts from, and stopping with one |
+//! | [`session`], [`journal`], [`checkpoint`], [`stop`] | clipping, the trace of every step, the checkpoint that resuming starts from, and stopping with one |
+//! | [`plan`], [`flops`], [`memory`] | memory and operations by size and length, before a run and in it |
 //! | [`run`], [`weights`] | the phases one after the other, and the weights between them |
 //! | [`dashboard`], [`curve`], [`questions`], [`report`] | what is shown during and after |
 //!
@@ -24,12 +26,17 @@ pub mod curve;
 pub mod dashboard;
 pub mod data;
 mod error;
+pub mod flops;
 pub mod gradient;
 pub mod head_loss;
 pub mod journal;
 pub mod longce;
+pub mod memory;
 pub mod optimizer;
+pub mod outcome;
 pub mod phase;
+pub mod plan;
+pub mod precision;
 pub mod presets;
 pub mod questions;
 pub mod recompute;

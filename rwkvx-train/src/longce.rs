@@ -10,7 +10,7 @@
 use std::ops::Range;
 
 use burn::tensor::backend::Backend;
-use burn::tensor::{Bool, Int, Tensor};
+use burn::tensor::{Bool, Int, Tensor, TensorData};
 use rwkvx_kernels::KernelBackend;
 use rwkvx_model::RwkvX;
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,9 @@ pub struct LongCe {
     pub gamma: f64,
     /// Where the first short pass starts: 0, or K to leave the first 2K tokens at weight 1.
     pub first: usize,
+    /// Every how many-th short pass is made; the tokens of the others weigh 1. More than 1 makes LongCE cheaper.
+    #[serde(default = "LongCe::all_passes")]
+    pub every: usize,
 }
 
 impl LongCe {
@@ -39,6 +42,7 @@ impl LongCe {
         stride: 4000,
         gamma: 10.0,
         first: 4000,
+        every: 1,
     };
 
     /// As the LongCE paper and code have it: K = 4096, stride 1024, gamma 5, from the start.
@@ -47,7 +51,12 @@ impl LongCe {
         stride: 1024,
         gamma: 5.0,
         first: 0,
+        every: 1,
     };
+
+    fn all_passes() -> usize {
+        1
+    }
 
     /// Checks the values; `field` is where they stand in the configuration.
     ///
@@ -55,7 +64,11 @@ impl LongCe {
     ///
     /// If a size is 0 or gamma is not a positive number.
     pub fn validate(&self, field: &str) -> Result<()> {
-        for (name, value) in [("context", self.context), ("stride", self.stride)] {
+        for (name, value) in [
+            ("context", self.context),
+            ("stride", self.stride),
+            ("every", self.every),
+        ] {
             if value == 0 {
                 return Err(Error::field(
                     format!("{field}.{name}"),
@@ -76,10 +89,11 @@ impl LongCe {
     }
 
     /// The short passes over a sequence of `tokens` inputs: tokens read, and the tokens among them that are served.
-    /// Together the served ranges are `first_weighted()..tokens`; there are none when the sequence is too short.
+    /// With `every` 1 the served ranges are `first_weighted()..tokens`; there are none when the sequence is too short.
     pub fn windows(&self, tokens: usize) -> Vec<(Range<usize>, Range<usize>)> {
         (self.first..tokens.saturating_sub(self.context))
             .step_by(self.stride)
+            .step_by(self.every)
             .map(|start| {
                 let served = start + self.context;
                 let end = (served + self.stride).min(tokens);
@@ -88,7 +102,21 @@ impl LongCe {
             .collect()
     }
 
+    /// Tokens that the short passes over a sequence read, which is what they cost.
+    pub fn tokens_read(&self, tokens: usize) -> usize {
+        let windows = self.windows(tokens).into_iter();
+        windows.map(|(read, _)| read.len()).sum()
+    }
+
+    /// Tokens that they serve.
+    pub fn tokens_served(&self, tokens: usize) -> usize {
+        let windows = self.windows(tokens).into_iter();
+        windows.map(|(_, served)| served.len()).sum()
+    }
+
     /// Short-context losses of a batch, or `None` when no token is far enough from the start.
+    ///
+    /// Windows of one length are read side by side, as many as read no more tokens at once than the batch has.
     ///
     /// `model` is the model without gradients; `ids` and `targets` are `[batch, time]`.
     pub fn short_losses<B: KernelBackend>(
@@ -99,30 +127,50 @@ impl LongCe {
     ) -> Option<ShortLosses<B>> {
         let [batch, time] = ids.dims();
         let windows = self.windows(time);
-        if windows.is_empty() {
-            return None;
+        let mut nll = Tensor::zeros([batch, time], &ids.device());
+        let mut served_at = vec![false; time];
+        for windows in windows.chunk_by(|(left, _), (right, _)| left.len() == right.len()) {
+            let length = windows[0].0.len();
+            for windows in windows.chunks((time / length).max(1)) {
+                let part = |all: &Tensor<B, 2, Int>, range: &Range<usize>| {
+                    all.clone().slice_dim(1, range.clone())
+                };
+                let read = windows.iter().map(|(read, _)| part(ids, read));
+                let aims = windows.iter().map(|(_, served)| part(targets, served));
+                let losses = self.served_losses(
+                    model,
+                    Tensor::cat(read.collect(), 0),
+                    Tensor::cat(aims.collect(), 0),
+                );
+                for (at, (_, served)) in windows.iter().enumerate() {
+                    let losses = losses.clone().slice_dim(0, at * batch..(at + 1) * batch);
+                    nll = nll.slice_assign([0..batch, served.clone()], losses);
+                    served_at[served.clone()].fill(true);
+                }
+            }
         }
-        let device = ids.device();
-        let first = self.first_weighted();
-        let mut parts = vec![Tensor::zeros([batch, first], &device)];
-        for (read, served) in windows {
-            let hidden = model.hidden(ids.clone().slice([0..batch, read.clone()])); // [batch, window, channels]
-            let [_, window, channels] = hidden.dims();
-            let hidden = hidden.slice([0..batch, self.context..window, 0..channels]); // [batch, served, channels]
-            let targets = targets.clone().slice([0..batch, served]);
-            parts.push(head_loss::token_losses(
-                hidden,
-                model.rwkv.head.weight.val(),
-                targets,
-            ));
-        }
-        let position = Tensor::<B, 1, Int>::arange(0..time as i64, &device);
-        let early = position.lower_elem(first as i64).unsqueeze::<2>();
-        Some(ShortLosses {
-            nll: Tensor::cat(parts, 1),
-            early: early.expand([batch, time]),
+        let early = served_at
+            .iter()
+            .map(|served| !served)
+            .collect::<Vec<bool>>();
+        let early = Tensor::<B, 1, Bool>::from_data(TensorData::from(&early[..]), &ids.device());
+        (!windows.is_empty()).then(|| ShortLosses {
+            nll,
+            early: early.unsqueeze::<2>().expand([batch, time]),
             gamma: self.gamma,
         })
+    }
+
+    /// Losses of the tokens that windows `[rows, window]` serve, which are the last ones; `[rows, served]` as `targets`.
+    fn served_losses<B: KernelBackend>(
+        &self,
+        model: &RwkvX<B>,
+        ids: Tensor<B, 2, Int>,
+        targets: Tensor<B, 2, Int>,
+    ) -> Tensor<B, 2> {
+        let [_, window] = ids.dims();
+        let hidden = model.hidden(ids).slice_dim(1, self.context..window); // [rows, served, channels]
+        head_loss::token_losses(hidden, model.rwkv.head.weight.val(), targets)
     }
 }
 
@@ -180,6 +228,7 @@ mod tests {
                 stride: 5,
                 gamma: 10.0,
                 first: 3,
+                every: 1,
             },
         ];
         for longce in settings {

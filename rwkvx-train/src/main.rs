@@ -1,7 +1,8 @@
 //! `rwkvx-train`: from options to a run. Without options, the demo.
 
+use std::fmt::Display;
 use std::fs;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -11,8 +12,12 @@ use rwkvx_model::backend::{self, BackendName, Task};
 use rwkvx_train::config::TrainConfig;
 use rwkvx_train::data::DataConfig;
 use rwkvx_train::phase::StageChoice;
+use rwkvx_train::plan::{Place, Plan};
+use rwkvx_train::precision::Precision;
 use rwkvx_train::report::RunReport;
-use rwkvx_train::{Error, Result, presets, run, stop};
+use rwkvx_train::run::{self, RunOptions};
+use rwkvx_train::{Error, Result, presets, stop};
+use serde::Serialize;
 
 /// Where runs go that were not told where.
 const RUNS: &str = "runs";
@@ -52,6 +57,26 @@ struct Options {
     #[arg(long)]
     resume: bool,
 
+    /// Number type of the passes; parameters and optimiser stay f32 [default: that of the configuration]
+    #[arg(long, value_enum, conflicts_with = "resume")]
+    precision: Option<Precision>,
+
+    /// Devices that share each step: GPUs, or on a CPU threads
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    devices: usize,
+
+    /// Leave out steps whose loss or gradient is no number, up to ten in a row, instead of ending the run
+    #[arg(long)]
+    skip_bad_steps: bool,
+
+    /// What one device could do, in 10^12 operations per second, for the metric `mfu`
+    #[arg(long, value_name = "TFLOPS")]
+    peak_tflops: Option<f64>,
+
+    /// Print what the run will need in memory and operations, and do nothing
+    #[arg(long, conflicts_with = "resume")]
+    plan: bool,
+
     /// Backend, of those this program was built with [default: the first]
     #[arg(long, value_enum)]
     backend: Option<BackendName>,
@@ -80,6 +105,16 @@ fn main() -> ExitCode {
 }
 
 fn start(options: &Options) -> Result<()> {
+    if options.plan {
+        let backend = options.backend.unwrap_or_else(BackendName::preferred);
+        let place = Place {
+            devices: options.devices,
+            cpu: backend.is_cpu(),
+        };
+        let plan = Plan::of(&configured(options)?, place)?;
+        print(&plan, options.json);
+        return Ok(());
+    }
     let (config, directory) = match options.resume {
         true => resumed(options)?,
         false => new_run(options)?,
@@ -89,42 +124,52 @@ fn start(options: &Options) -> Result<()> {
     let training = Training {
         config: &config,
         directory: &directory,
-        dashboard: std::io::stdout().is_terminal() && !options.plain && !options.json,
+        options: RunOptions {
+            devices: options.devices,
+            skip_bad_steps: options.skip_bad_steps,
+            peak_tflops: options.peak_tflops,
+            dashboard: std::io::stdout().is_terminal() && !options.plain && !options.json,
+        },
     };
     let report = backend::run(options.backend, training)??;
-    if options.json {
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&report).unwrap_or_default()
-        );
-    } else {
-        println!("{report}");
-    }
+    print(&report, options.json);
     Ok(())
+}
+
+/// Prints for people or for machines. Nobody may be reading any more.
+fn print<T: Serialize + Display>(value: &T, json: bool) {
+    let text = match json {
+        true => serde_json::to_string_pretty(value).unwrap_or_default(),
+        false => value.to_string(),
+    };
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 struct Training<'a> {
     config: &'a TrainConfig,
     directory: &'a Path,
-    dashboard: bool,
+    options: RunOptions,
 }
 
 impl Task for Training<'_> {
     type Output = Result<RunReport>;
 
     fn run<B: KernelBackend>(self, device: &B::Device) -> Result<RunReport> {
-        run::train::<B>(self.config, self.directory, device, self.dashboard)
+        run::train::<B>(self.config, self.directory, device, self.options)
     }
 }
 
-/// The configuration that the options ask for, and a new directory that holds it.
-fn new_run(options: &Options) -> Result<(TrainConfig, PathBuf)> {
+/// The configuration that the options ask for.
+fn configured(options: &Options) -> Result<TrainConfig> {
     let mut config = match &options.config {
         Some(path) => TrainConfig::read(path)?,
         None => presets::preset(options.preset.as_deref().unwrap_or("demo"))?,
     };
     if let Some(stage) = options.stage {
         config.stage = stage;
+    }
+    if let Some(precision) = options.precision {
+        config.precision = precision;
     }
     if let Some(model) = &options.model {
         config.start_from = Some(model.clone());
@@ -143,6 +188,12 @@ fn new_run(options: &Options) -> Result<(TrainConfig, PathBuf)> {
             }
         }
     }
+    Ok(config)
+}
+
+/// The configuration that the options ask for, and a new directory that holds it.
+fn new_run(options: &Options) -> Result<(TrainConfig, PathBuf)> {
+    let config = configured(options)?;
     let directory = match &options.out {
         Some(directory) => directory.clone(),
         None => next_free(Path::new(RUNS), &config.name),

@@ -1,7 +1,7 @@
 //! What the parts of one phase tell each other.
 //!
 //! Burn's loop calls the data loader, the model and the optimiser in turn, passes only tensors between them and takes no
-//! errors. What else they must say goes through here: the report of a step, and the error that ends the phase.
+//! errors. What else they must say goes through here: what each device's step came to, and the error that ends the phase.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use burn::train::Interrupter;
 
 use crate::Error;
-use crate::step::StepReport;
+use crate::outcome::{PendingReport, StepReport, Sums};
 
 /// A handle that the parts of a phase share.
 #[derive(Clone, Default)]
@@ -20,7 +20,8 @@ pub struct Relay {
 
 #[derive(Default)]
 struct Shared {
-    report: Option<StepReport>,
+    sums: Option<Sums>,
+    report: PendingReport,
     error: Option<Error>,
 }
 
@@ -30,14 +31,23 @@ impl Relay {
         self.interrupter.clone()
     }
 
-    /// Leaves the report of the step whose gradients the optimiser is about to get.
-    pub fn put_report(&self, report: StepReport) {
-        self.lock().report = Some(report);
+    /// Leaves what a device's step came to; gives the report that all devices' steps will add up to.
+    pub fn put(&self, sums: Sums) -> PendingReport {
+        let mut shared = self.lock();
+        *shared.sums.get_or_insert_default() += sums;
+        shared.report.clone()
     }
 
-    /// Takes that report; `None` if the step failed.
-    pub fn take_report(&self) -> Option<StepReport> {
-        self.lock().report.take()
+    /// Takes the sums of all devices whose gradients the optimiser has got; `None` if a step failed.
+    pub fn take(&self) -> Option<Sums> {
+        let mut shared = self.lock();
+        let sums = shared.sums.take();
+        sums.filter(|_| shared.error.is_none())
+    }
+
+    /// Makes the report of the step known.
+    pub fn settle(&self, report: StepReport) {
+        std::mem::take(&mut self.lock().report).settle(report);
     }
 
     /// Ends the phase with an error. The first one counts, what follows from it does not.
@@ -46,13 +56,18 @@ impl Relay {
         self.lock().error.get_or_insert(error);
     }
 
+    /// Whether an error ends the phase.
+    pub fn has_failed(&self) -> bool {
+        self.lock().error.is_some()
+    }
+
     /// Takes the error that ended the phase.
     pub fn take_error(&self) -> Option<Error> {
         self.lock().error.take()
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
-        // A panic elsewhere leaves these two fields whole.
+        // A panic elsewhere leaves these fields whole.
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

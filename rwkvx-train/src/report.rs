@@ -41,6 +41,9 @@ pub struct PhaseReport {
     pub tokens_per_second: f64,
     /// Wall time of all its steps, in seconds.
     pub seconds: f64,
+    /// Steps left out because the loss or the gradient was no number.
+    #[serde(default)]
+    pub skipped: u64,
 }
 
 /// The answers of one model.
@@ -63,7 +66,7 @@ impl PhaseReport {
         let mut seconds = 0.0;
         let mut before = 0;
         for line in &lines {
-            seconds += (line.tokens - before) as f64 / line.tokens_per_second;
+            seconds += (line.tokens - before) as f64 / line.speed.tokens_per_second;
             before = line.tokens;
         }
         Some(Self {
@@ -74,6 +77,7 @@ impl PhaseReport {
             last_nll: mean(&lines[lines.len() - tenth..]),
             tokens_per_second: last.tokens as f64 / seconds,
             seconds,
+            skipped: last.skipped,
         })
     }
 }
@@ -96,6 +100,9 @@ impl fmt::Display for RunReport {
                 phase.tokens_per_second,
                 phase.seconds
             )?;
+            if phase.skipped > 0 {
+                writeln!(out, "{:<14}{} steps skipped", "", phase.skipped)?;
+            }
         }
         if !self.answers.is_empty() {
             writeln!(out)?;

@@ -8,9 +8,10 @@ use std::time::Instant;
 
 use burn::backend::Autodiff;
 use burn::module::AutodiffModule;
-use burn::tensor::backend::Backend;
+use burn::prelude::DeviceOps;
+use burn::tensor::backend::{Backend, DeviceId};
 use burn::train::metric::LearningRateMetric;
-use burn::train::{Learner, SupervisedTraining};
+use burn::train::{ExecutionStrategy, Learner, MultiDeviceOptim, SupervisedTraining};
 use indicatif::{ProgressBar, ProgressStyle};
 use rwkvx_datasets::Tokenizer;
 use rwkvx_kernels::KernelBackend;
@@ -22,6 +23,7 @@ use crate::dashboard::{NoFiles, PlainRenderer, ReportMetric};
 use crate::data::{Feed, NoValidation, Source};
 use crate::journal::{self, Journal};
 use crate::optimizer::GroupedAdamW;
+use crate::outcome::StepReport;
 use crate::phase::{Phase, Stage};
 use crate::relay::Relay;
 use crate::report::{ModelScores, PhaseReport, RunReport};
@@ -29,11 +31,35 @@ use crate::session::{Recorded, Session};
 use crate::step::{StepSettings, Trainee};
 use crate::weights::{Weights, metadata, trainable};
 use crate::workers::Workers;
-use crate::{Error, Result, curve, questions, stop};
+use crate::{Error, Result, curve, flops, questions, stop};
 
 /// The configuration of a run, in its directory.
 pub const CONFIG: &str = "config.json";
 const REPORT: &str = "report.json";
+
+/// How to run, as far as it changes no result but by rounding.
+#[derive(Clone, Copy, Debug)]
+pub struct RunOptions {
+    /// Devices that share each step. On a CPU, threads.
+    pub devices: usize,
+    /// Whether a step whose loss or gradient is no number is left out; it ends the run otherwise.
+    pub skip_bad_steps: bool,
+    /// What one device could do, in 10^12 operations per second.
+    pub peak_tflops: Option<f64>,
+    /// Burn's dashboard instead of lines of text.
+    pub dashboard: bool,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        Self {
+            devices: 1,
+            skip_bad_steps: false,
+            peak_tflops: None,
+            dashboard: false,
+        }
+    }
+}
 
 /// Makes the directory of a new run and writes its configuration there.
 ///
@@ -71,20 +97,22 @@ pub fn train<B: KernelBackend>(
     config: &TrainConfig,
     directory: &Path,
     device: &B::Device,
-    dashboard: bool,
+    options: RunOptions,
 ) -> Result<RunReport> {
     let started = Instant::now();
     config.validate()?;
+    config.precision.check::<B>(device)?;
     let run = Run::<B> {
         config,
         directory,
         device,
+        devices: devices::<B>(device, options.devices)?,
         weights: Weights {
             config,
             directory,
             device,
         },
-        dashboard,
+        options,
         tokenizer: config.open_tokenizer()?,
         checkpoints: CheckpointStore::open(directory, config.checkpoints.keep, metadata(config))?,
     };
@@ -111,9 +139,12 @@ pub fn train<B: KernelBackend>(
 struct Run<'a, B: Backend> {
     config: &'a TrainConfig,
     directory: &'a Path,
+    /// Where the parameters and the optimiser are.
     device: &'a B::Device,
+    /// Where the passes run.
+    devices: Vec<B::Device>,
     weights: Weights<'a, B>,
-    dashboard: bool,
+    options: RunOptions,
     tokenizer: Tokenizer,
     checkpoints: CheckpointStore,
 }
@@ -122,7 +153,18 @@ impl<B: KernelBackend> Run<'_, B> {
     /// Opens the data of every phase before the first step, so that a mistake in the last phase is found now.
     fn check_data(&self) -> Result<()> {
         for phase in self.config.phases() {
-            self.source(phase, self.stage(phase)?)?.sample(0)?;
+            let stage = self.stage(phase)?;
+            let (batch, micro_batch, devices) =
+                (stage.batch, stage.micro_batch, self.devices.len());
+            if !batch.is_multiple_of(micro_batch * devices) {
+                return Err(Error::Option {
+                    option: "--devices",
+                    reason: format!(
+                        "is {devices}, but {phase} has batches of {batch} in micro-batches of {micro_batch}; each device needs equally many"
+                    ),
+                });
+            }
+            self.source(phase, stage)?.sample(0)?;
         }
         Ok(())
     }
@@ -184,23 +226,34 @@ impl<B: KernelBackend> Run<'_, B> {
         let session = Arc::new(Mutex::new(Session {
             position,
             steps: stage.steps,
+            clip_norm: self.config.optimizer.clip_norm,
+            skip_bad_steps: self.options.skip_bad_steps,
+            skipped_in_a_row: 0,
+            flops_per_token: flops::per_token(&self.config.model, phase, stage),
+            peak_flops: self
+                .options
+                .peak_tflops
+                .map(|peak| peak * 1e12 * self.devices.len() as f64),
             checkpoint_every: every,
             journal: Journal::open(self.directory, phase, position.step)?,
             checkpoints: self.checkpoints.clone(),
             parameters,
             relay: relay.clone(),
             last_step: Instant::now(),
+            last_report: StepReport::default(),
         }));
         let settings = StepSettings {
             longce: stage.longce.map(LongCeChoice::settings),
             l2_wrap: self.config.l2_wrap,
-            clip_norm: self.config.optimizer.clip_norm,
             recompute: stage.recompute,
+            precision: self.config.precision,
         };
         let feed = Feed {
             source: Arc::new(self.source(phase, stage)?),
             batch: stage.batch,
             micro_batch: stage.micro_batch,
+            devices: self.devices.len(),
+            rank: 0,
             epoch: every,
             steps: stage.steps,
             done: Arc::new(AtomicU64::new(position.step)),
@@ -221,16 +274,32 @@ impl<B: KernelBackend> Run<'_, B> {
                 .metric_train_numeric(ReportMetric::new("Gradient norm", |report| {
                     report.grad_norm
                 }))
+                .metric_train_numeric(ReportMetric::new("Tokens/s", |report| {
+                    report.speed.tokens_per_second
+                }))
+                .metric_train_numeric(ReportMetric::new("TFLOP/s", |report| report.speed.tflops))
+                .metric_train_numeric(ReportMetric::new("Memory MiB", |report| {
+                    report.speed.memory_bytes.unwrap_or(0) as f64 / f64::from(1 << 20)
+                }))
                 .metric_train_numeric(LearningRateMetric::new())
                 .with_metric_logger(NoFiles)
                 .with_application_logger(None)
                 .with_interrupter(relay.interrupter())
+                .with_training_strategy(
+                    ExecutionStrategy::multi(
+                        self.devices.clone(),
+                        MultiDeviceOptim::OptimMainDevice,
+                    )
+                    .into(),
+                )
                 .num_epochs(stage.steps.div_ceil(every) as usize);
         if position.step > 0 {
             training = training.checkpoint((position.step / every) as usize);
         }
-        if !self.dashboard {
-            training = training.renderer(PlainRenderer::new(phase, position.step, stage.steps));
+        if !self.options.dashboard {
+            let progress =
+                PlainRenderer::new(phase, position.step, stage.steps, self.devices.len());
+            training = training.renderer(progress);
         }
         let trained = training.launch(learner);
         drop(trained.renderer); // Leaves the dashboard's screen.
@@ -294,5 +363,26 @@ impl<B: KernelBackend> Run<'_, B> {
         let seed = self.config.seed.wrapping_add(offset);
         let data = stage.data.as_ref().unwrap_or(&self.config.data);
         Source::open(data, &self.tokenizer, stage.context, seed)
+    }
+}
+
+/// The first `count` devices of the kind of `first`.
+fn devices<B: KernelBackend>(first: &B::Device, count: usize) -> Result<Vec<B::Device>> {
+    let kind = first.to_id().type_id;
+    let devices: Vec<B::Device> = (0..count)
+        .map(|index| B::Device::from_id(DeviceId::new(kind, index as u16)))
+        .collect();
+    // Those of a CPU are one and the same.
+    let is_cpu = B::memory_in_use(first).is_none();
+    let there_are = B::device_count(kind);
+    if count == 1 {
+        return Ok(vec![first.clone()]);
+    }
+    match count > 0 && (is_cpu || count <= there_are) {
+        true => Ok(devices),
+        false => Err(Error::Option {
+            option: "--devices",
+            reason: format!("is {count}, but {} has {there_are}", B::name(first)),
+        }),
     }
 }

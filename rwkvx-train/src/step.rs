@@ -1,4 +1,4 @@
-//! One optimiser step's worth of work: micro-batches, accumulation, clipping. This is what Burn's learner calls.
+//! One device's work of an optimiser step: micro-batches and their sum. This is what Burn's learner calls.
 
 use std::convert::Infallible;
 
@@ -6,15 +6,16 @@ use burn::module::{AutodiffModule, Module};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{Int, Tensor, TensorData};
-use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
+use burn::train::{InferenceStep, TrainOutput, TrainStep};
 use rwkvx_kernels::KernelBackend;
 use rwkvx_model::{RwkvX, tokens};
 
 use crate::Result;
 use crate::data::{Batch, Sample};
-use crate::gradient;
 use crate::head_loss::{HeadLoss, L2_WRAP, Objective, head_loss};
 use crate::longce::LongCe;
+use crate::outcome::{PendingReport, Sums};
+use crate::precision::Precision;
 use crate::recompute;
 use crate::relay::Relay;
 use crate::workers::Workers;
@@ -26,33 +27,10 @@ pub struct StepSettings {
     pub longce: Option<LongCe>,
     /// Whether L2Wrap adds its gradient.
     pub l2_wrap: bool,
-    /// Largest norm of the whole gradient.
-    pub clip_norm: Option<f64>,
     /// Whether each layer is computed again on the way back, see [`recompute`].
     pub recompute: bool,
-}
-
-/// What one step came to.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepReport {
-    /// What is minimised, in nats.
-    pub loss: f64,
-    /// Mean loss of all tokens, each weighing 1, in nats.
-    pub nll: f64,
-    /// The same of the tokens that weigh more than 1 in the data, which are answers; `None` where there are none.
-    pub answer_nll: Option<f64>,
-    /// Norm of the whole gradient before clipping.
-    pub grad_norm: f64,
-    /// Tokens trained on.
-    pub tokens: u64,
-}
-
-impl ItemLazy for StepReport {
-    type ItemSync = Self;
-
-    fn sync(self) -> Self {
-        self
-    }
+    /// Number type of both passes.
+    pub precision: Precision,
 }
 
 /// A model in training.
@@ -94,101 +72,68 @@ where
     B: AutodiffBackend + KernelBackend,
     B::InnerBackend: KernelBackend,
 {
-    /// The gradient of the mean loss over the whole batch, clipped, and the report.
+    /// The gradient of the batch's share of the loss, and the sums over its tokens.
     ///
     /// The batch is worked through in micro-batches whose gradients add up to what one pass over all of it would give.
     ///
     /// # Errors
     ///
     /// If a token id is past the vocabulary or the rows have unequal lengths.
-    pub fn gradients(&self, batch: &Batch) -> Result<(GradientsParams, StepReport)> {
-        let tokens: usize = batch
-            .samples
-            .iter()
-            .map(|sample| sample.weights.len())
-            .sum();
-        let total_weight: f64 = batch
-            .samples
-            .iter()
-            .flat_map(|sample| &sample.weights)
-            .map(|&weight| f64::from(weight))
-            .sum();
-        let l2_wrap = match self.settings.l2_wrap {
-            true => L2_WRAP / tokens as f64,
-            false => 0.0,
-        };
+    pub fn gradients(&self, batch: &Batch) -> Result<(GradientsParams, Sums)> {
+        let model = self.settings.precision.working_copy(&self.model);
         let micro_batches: Vec<&[Sample]> =
             batch.samples.chunks(batch.micro_batch.max(1)).collect();
         let mut accumulator = GradientsAccumulator::new();
         let mut sums: Option<Tensor<B::InnerBackend, 1>> = None;
         // Summed in the order of the micro-batches, whichever thread is first: the same bits with any number of threads.
         for at_once in micro_batches.chunks(self.workers.count()) {
-            for done in self.backward_at_once(at_once, total_weight, l2_wrap) {
+            for done in self.backward_at_once(&model, at_once, batch) {
                 let (gradients, sum) = done?;
-                accumulator.accumulate(&self.model, gradients);
+                accumulator.accumulate(&model, gradients);
                 sums = Some(match sums {
                     Some(sums) => sums + sum,
                     None => sum,
                 });
             }
         }
-        let mut gradients = accumulator.grads();
-        let norm = gradient::global_norm(&self.model, &gradients);
-        let numbers = Tensor::cat(sums.into_iter().chain(norm).collect(), 0);
-        // The only read from the device in a step.
-        let mut numbers = numbers
-            .into_data()
-            .iter::<f64>()
-            .collect::<Vec<_>>()
-            .into_iter();
-        let mut next = || numbers.next().unwrap_or(0.0);
-        let answers = batch
-            .samples
-            .iter()
-            .flat_map(answers)
-            .filter(|is| *is)
-            .count();
-        let report = StepReport {
-            loss: next(),
-            nll: next() / tokens as f64,
-            answer_nll: Some(next() / answers as f64).filter(|_| answers > 0),
-            grad_norm: next(),
-            tokens: tokens as u64,
+        let sums = sums.map_or_else(Vec::new, |sums| {
+            sums.into_data().iter::<f64>().collect::<Vec<_>>()
+        });
+        let sum = |index: usize| sums.get(index).copied().unwrap_or_default();
+        let answers = batch.samples.iter().flat_map(answers);
+        let tokens = batch.samples.iter().map(|sample| sample.weights.len());
+        let sums = Sums {
+            loss: sum(0),
+            nll: sum(1),
+            answer_nll: sum(2),
+            answers: answers.filter(|is| *is).count() as u64,
+            tokens: tokens.sum::<usize>() as u64,
         };
-        if let Some(limit) = self.settings.clip_norm {
-            gradient::clip(&self.model, &mut gradients, report.grad_norm, limit);
-        }
-        Ok((gradients, report))
+        Ok((accumulator.grads(), sums))
     }
 
     /// [`backward`](Self::backward) of each micro-batch, each on a worker of its own where there are several.
     fn backward_at_once(
         &self,
+        model: &RwkvX<B>,
         micro_batches: &[&[Sample]],
-        total_weight: f64,
-        l2_wrap: f64,
+        batch: &Batch,
     ) -> Vec<Result<Backward<B>>> {
         if let [samples] = micro_batches {
-            return vec![self.backward(&self.model, samples, total_weight, l2_wrap)];
+            return vec![self.backward(model, samples, batch)];
         }
-        let device = self.model.device();
+        let device = model.device();
         let work = micro_batches.iter().map(|samples| {
             // A fork has an autodiff graph of its own, so that the threads do not wait for each other.
-            let model = self.model.clone().fork(&device);
-            move || self.backward(&model, samples, total_weight, l2_wrap)
+            let model = model.clone().fork(&device);
+            move || self.backward(&model, samples, batch)
         });
         self.workers.run(work)
     }
 
     /// A micro-batch's share of the gradient, and its sums of the loss, of all tokens' losses and of answers'.
-    fn backward(
-        &self,
-        model: &RwkvX<B>,
-        samples: &[Sample],
-        total_weight: f64,
-        l2_wrap: f64,
-    ) -> Result<Backward<B>> {
-        let (ids, objective) = self.objective(model, samples, total_weight, l2_wrap)?;
+    fn backward(&self, model: &RwkvX<B>, samples: &[Sample], batch: &Batch) -> Result<Backward<B>> {
+        let (ids, objective) = self.objective(model, samples, batch)?;
         let loss = |hidden| head_loss(hidden, model.rwkv.head.weight.val(), objective);
         let (gradients, HeadLoss { value, nll, .. }) = if self.settings.recompute {
             recompute::backward(model, ids, loss)
@@ -197,6 +142,7 @@ where
             let gradients = result.loss.clone().backward();
             (GradientsParams::from_grads(gradients, model), result)
         };
+        let gradients = self.settings.precision.widen(model, gradients);
         let answers = answer_mask(samples, nll.dims(), &nll.device());
         let sums = Tensor::cat(vec![value, nll.clone().sum(), (nll * answers).sum()], 0);
         Ok((gradients, sums))
@@ -207,8 +153,7 @@ where
         &self,
         model: &RwkvX<B>,
         samples: &[Sample],
-        total_weight: f64,
-        l2_wrap: f64,
+        batch: &Batch,
     ) -> Result<(Ids<B>, Objective<B::InnerBackend>)> {
         let device = model.device();
         let vocab_size = model.config().vocab_size;
@@ -219,7 +164,7 @@ where
         let shares: Vec<f32> = samples
             .iter()
             .flat_map(|sample| &sample.weights)
-            .map(|&weight| (f64::from(weight) / total_weight) as f32)
+            .map(|&weight| (f64::from(weight) / batch.whole.weight) as f32)
             .collect();
         let shares = Tensor::from_data(TensorData::new(shares, targets.dims()), &device);
         let short = self
@@ -230,7 +175,10 @@ where
             targets,
             shares,
             short,
-            l2_wrap,
+            l2_wrap: match self.settings.l2_wrap {
+                true => L2_WRAP / batch.whole.tokens as f64,
+                false => 0.0,
+            },
         };
         Ok((ids, objective))
     }
@@ -261,31 +209,17 @@ where
     B::InnerBackend: KernelBackend,
 {
     type Input = Batch;
-    type Output = StepReport;
+    type Output = PendingReport;
 
-    fn step(&self, batch: Batch) -> TrainOutput<StepReport> {
-        match self.gradients(&batch) {
-            Ok((grads, report)) => {
-                self.relay.put_report(report);
-                TrainOutput {
-                    grads,
-                    item: report,
-                }
-            }
+    fn step(&self, batch: Batch) -> TrainOutput<PendingReport> {
+        let (grads, item) = match self.gradients(&batch) {
+            Ok((gradients, sums)) => (gradients, self.relay.put(sums)),
             Err(error) => {
                 self.relay.fail(error);
-                TrainOutput {
-                    grads: GradientsParams::new(),
-                    item: StepReport {
-                        loss: f64::NAN,
-                        nll: f64::NAN,
-                        answer_nll: None,
-                        grad_norm: f64::NAN,
-                        tokens: 0,
-                    },
-                }
+                (GradientsParams::new(), PendingReport::default())
             }
-        }
+        };
+        TrainOutput { grads, item }
     }
 }
 

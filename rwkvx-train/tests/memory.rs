@@ -1,11 +1,24 @@
-//! The memory that the head's loss takes, which a test of its own process can count.
+//! The memory that a step and its parts take, which tests of a process of their own can count.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use burn::backend::{Autodiff, Flex};
+use burn::module::AutodiffModule;
 use burn::tensor::{Distribution, Int, Tensor};
+use rwkvx_model::{RwkvX, RwkvXConfig};
+use rwkvx_train::config::StageConfig;
+use rwkvx_train::data::{Batch, Sample};
 use rwkvx_train::head_loss::{LOGITS_BYTES, Objective, head_loss};
+use rwkvx_train::phase::Phase;
+use rwkvx_train::plan::{Need, Place};
+use rwkvx_train::precision::Precision;
+use rwkvx_train::presets;
+use rwkvx_train::relay::Relay;
+use rwkvx_train::step::{StepSettings, Trainee};
+use rwkvx_train::weights::trainable;
+use rwkvx_train::workers::Workers;
 
 /// Counts the bytes that are allocated, and the most there were.
 struct Counting;
@@ -32,8 +45,91 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// Every test holds this from its first to its last allocation.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The result of `work`, and the most bytes that were allocated during it beyond those before.
+fn most_during<T>(work: impl FnOnce() -> T) -> (T, usize) {
+    let before = NOW.load(Ordering::Relaxed);
+    MOST.store(before, Ordering::Relaxed);
+    let result = work();
+    (result, MOST.load(Ordering::Relaxed) - before)
+}
+
+/// Of a step's gradients, in each phase, with layers kept and computed again, in both precisions, long and short.
+#[test]
+fn a_step_takes_what_the_plan_says() {
+    let _alone = alone();
+    for (phase, recompute, precision, context, layers) in [
+        (Phase::Base, false, Precision::F32, 1024, 4),
+        (Phase::Stage1, false, Precision::F32, 1024, 4),
+        (Phase::Stage2, false, Precision::F32, 1024, 4),
+        (Phase::Stage2, false, Precision::F32, 4096, 4),
+        (Phase::Stage2, true, Precision::F32, 1024, 12),
+        (Phase::Stage2, true, Precision::F32, 4096, 12),
+        (Phase::Stage2, true, Precision::Bf16, 1024, 12),
+        (Phase::Stage2, false, Precision::Bf16, 1024, 4),
+    ] {
+        let model = RwkvXConfig {
+            n_sparse: if phase == Phase::Base { 0 } else { 2 },
+            chunk_size: 128,
+            ..RwkvXConfig::rwkv7(512, 128, layers)
+        };
+        let mut config = presets::preset("demo").unwrap();
+        config.model = model.clone();
+        config.precision = precision;
+        let stage = StageConfig {
+            context,
+            batch: 1,
+            micro_batch: 1,
+            threads: 1,
+            recompute,
+            longce: None,
+            ..config.stages.base.clone().unwrap()
+        };
+        let place = Place {
+            devices: 1,
+            cpu: true,
+        };
+        let memory = Need::of(&config, phase, &stage, place).memory;
+        let device = Default::default();
+        let settings = StepSettings {
+            longce: None,
+            l2_wrap: true,
+            recompute,
+            precision,
+        };
+        let trained = trainable(
+            RwkvX::<Autodiff<Flex>>::from_inner(model.init(&device)),
+            phase,
+        );
+        let trainee = Trainee::new(trained, settings, Workers::default(), Relay::default());
+        let ids = (0..=context as u32).map(|at| (at * at) % 509).collect();
+        let weights = vec![1.0; context];
+        let batch = Batch::new(vec![Sample { ids, weights }], 1);
+        let (_, found) = most_during(|| trainee.gradients(&batch).unwrap());
+        let copy = match precision {
+            Precision::F32 => 0,
+            Precision::Bf16 => memory.parameters / 3,
+        };
+        let planned = copy + memory.gradients + memory.activations + memory.head.max(memory.layer);
+        let share = found as f64 / planned as f64;
+        let case = format!("{phase}, {precision:?}, {context} tokens, recompute {recompute}");
+        println!("{case}: {found} bytes, {share:.2} of what is planned");
+        // Gradients come one by one, so that few are there when the most activations are.
+        assert!(
+            (0.8..1.1).contains(&share),
+            "{case}: {found} bytes, planned {memory:?}"
+        );
+    }
+}
+
 #[test]
 fn loss_and_gradients_take_a_piece_of_logits_and_a_weight_gradient() {
+    let _alone = alone();
     const TOKENS: usize = 1024; // four pieces
     const VOCAB: usize = 65536;
     const CHANNELS: usize = 64;
@@ -49,12 +145,10 @@ fn loss_and_gradients_take_a_piece_of_logits_and_a_weight_gradient() {
         l2_wrap: 1e-4,
     };
 
-    let before = NOW.load(Ordering::Relaxed);
-    MOST.store(before, Ordering::Relaxed);
-    let gradients = head_loss(hidden.clone(), weight.clone(), objective)
-        .loss
-        .backward();
-    let most = MOST.load(Ordering::Relaxed) - before;
+    let (gradients, most) = most_during(|| {
+        let loss = head_loss(hidden.clone(), weight.clone(), objective).loss;
+        loss.backward()
+    });
     assert!(hidden.grad(&gradients).is_some() && weight.grad(&gradients).is_some());
 
     let of_weight = VOCAB * CHANNELS * size_of::<f32>();

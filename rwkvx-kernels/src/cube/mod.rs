@@ -19,6 +19,7 @@ pub(crate) type Quad = Vector<f32, Const<4>>;
 /// A backend whose tensors are buffers of a CubeCL runtime.
 pub(crate) trait CubeMemory:
     Backend<
+        Device = <Self::Runtime as Runtime>::Device,
         FloatTensorPrimitive = CubeTensor<Self::Runtime>,
         IntTensorPrimitive = CubeTensor<Self::Runtime>,
     >
@@ -33,9 +34,19 @@ where
     F: FloatElement,
     I: IntElement,
     BT: BoolElement,
-    Self: Backend<FloatTensorPrimitive = CubeTensor<R>, IntTensorPrimitive = CubeTensor<R>>,
+    Self: Backend<
+            Device = R::Device,
+            FloatTensorPrimitive = CubeTensor<R>,
+            IntTensorPrimitive = CubeTensor<R>,
+        >,
 {
     type Runtime = R;
+}
+
+/// Bytes that the device's memory pools hold.
+pub(crate) fn bytes_reserved<B: CubeMemory>(device: &B::Device) -> Option<u64> {
+    let usage = B::Runtime::client(device).memory_usage().ok()?;
+    Some(usage.bytes_reserved)
 }
 
 /// The tensor's buffer, dense and row-major.

@@ -6,7 +6,8 @@ use std::process::{Command, Output, Stdio};
 use rwkvx_model::checkpoint::{self, LoadOptions};
 use rwkvx_train::config::{StageConfigs, TrainConfig};
 use rwkvx_train::journal::{self, Line};
-use rwkvx_train::phase::Phase;
+use rwkvx_train::outcome::Speed;
+use rwkvx_train::phase::{Phase, StageChoice};
 use rwkvx_train::presets;
 use rwkvx_train::report::RunReport;
 
@@ -61,7 +62,7 @@ pub(crate) fn write_config(directory: &Path, config: &TrainConfig) -> String {
 pub(crate) fn numbers(run: &Path) -> Vec<Line> {
     let mut lines = journal::read(&run.join(journal::FILE)).unwrap();
     for line in &mut lines {
-        line.tokens_per_second = 0.0;
+        line.speed = Speed::default();
     }
     lines
 }
@@ -189,4 +190,84 @@ fn every_preset_is_a_possible_run() {
     let parameters = |name| presets::preset(name).unwrap().model.parameters();
     assert_eq!(parameters("rwkvx-0.2b"), 219_361_536);
     assert_eq!(parameters("rwkvx-3.6b"), 3_576_983_040);
+}
+
+/// Steps do not depend on how many devices share them but by rounding, and a run can go on with another number.
+#[test]
+fn several_devices_train_as_one_does_and_a_run_goes_on_with_another_number() {
+    let place = tempfile::tempdir().unwrap();
+    let mut config = tiny_config();
+    config.stage = StageChoice::Base;
+    let base = config.stages.base.as_mut().unwrap();
+    (base.steps, base.batch, base.micro_batch, base.threads) = (6, 8, 1, 1);
+    let file = write_config(place.path(), &config);
+    let train = |arguments: &[&str]| succeed(place.path(), arguments);
+    train(&["--config", &file, "--out", "one"]);
+    for devices in ["2", "4"] {
+        train(&["--config", &file, "--out", devices, "--devices", devices]);
+    }
+    // Stopped at the checkpoint of step 4 by a kill, as it were.
+    train(&["--config", &file, "--out", "cut", "--devices", "2"]);
+    let cut = place.path().join("cut");
+    std::fs::remove_dir_all(cut.join("checkpoints/base-00000006")).unwrap();
+    train(&["--resume", "--out", "cut", "--devices", "4"]);
+
+    let expected = numbers(&place.path().join("one"));
+    assert_eq!(expected.len(), 6);
+    for run in ["2", "4", "cut"] {
+        let found = numbers(&place.path().join(run));
+        assert_eq!(found.len(), 6, "{run}");
+        for (found, expected) in found.iter().zip(&expected) {
+            assert_eq!((found.step, found.tokens), (expected.step, expected.tokens));
+            let step = expected.step;
+            for (what, found, expected) in [
+                ("loss", found.loss, expected.loss),
+                ("gradient", found.grad_norm, expected.grad_norm),
+            ] {
+                let difference = (found / expected - 1.0).abs();
+                assert!(
+                    difference < 1e-4,
+                    "{run}, step {step}: {what} {found} {expected}"
+                );
+            }
+        }
+    }
+
+    let output = program(place.path(), &["--config", &file, "--devices", "3"])
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && errors.contains("--devices: is 3, but base has batches of 8"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn a_plan_is_printed_without_data_weights_or_a_run() {
+    let place = tempfile::tempdir().unwrap();
+    let output = succeed(place.path(), &["--plan", "--preset", "rwkvx-0.2b"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        text.contains("219361536 parameters") && text.contains("stage2, 1 x 64000, recompute"),
+        "{text}"
+    );
+    let output = succeed(
+        place.path(),
+        &[
+            "--plan",
+            "--preset",
+            "rwkvx-3.6b",
+            "--devices",
+            "8",
+            "--json",
+        ],
+    );
+    let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(plan["parameters"], 3_576_983_040_u64);
+    assert_eq!(
+        plan["phases"][1]["memory"]["optimizer"],
+        8 * 3_576_983_040_u64
+    );
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
 }

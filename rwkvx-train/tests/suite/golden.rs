@@ -84,6 +84,7 @@ fn longce_weights_and_loss_match_the_oracle() {
         stride: 16,
         gamma: 10.0,
         first: 16,
+        every: 1,
     };
     let rows = golden.ids();
     let device = Default::default();

@@ -1,14 +1,25 @@
-//! A training step: accumulation, clipping, freezing.
+//! A training step: accumulation, precision, clipping, freezing, bad numbers.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use burn::module::AutodiffModule;
-use burn::optim::{GradientsParams, Optimizer};
+use burn::optim::{GradientsAccumulator, GradientsParams, Optimizer};
 use burn::tensor::Tensor;
+use rwkvx_model::checkpoint::Metadata;
 use rwkvx_model::{RwkvX, names};
+use rwkvx_train::checkpoint::{CheckpointStore, Position};
+use rwkvx_train::data::Batch;
 use rwkvx_train::gradient;
+use rwkvx_train::journal::{self, Journal};
 use rwkvx_train::longce::LongCe;
 use rwkvx_train::optimizer::{GroupedAdamW, OptimizerConfig};
+use rwkvx_train::outcome::{StepReport, Sums};
 use rwkvx_train::phase::Phase;
+use rwkvx_train::precision::Precision;
 use rwkvx_train::relay::Relay;
+use rwkvx_train::session::{Recorded, Session};
 use rwkvx_train::step::{StepSettings, Trainee};
 use rwkvx_train::weights::trainable;
 use rwkvx_train::workers::Workers;
@@ -23,6 +34,17 @@ fn trainee(phase: Phase, settings: StepSettings) -> Trainee<Ad> {
         Workers::default(),
         Relay::default(),
     )
+}
+
+fn optimizer(trainee: &Trainee<Ad>) -> GroupedAdamW<B> {
+    let config = OptimizerConfig {
+        beta_1: 0.9,
+        beta_2: 0.99,
+        epsilon: 1e-18,
+        weight_decay: 0.1,
+        clip_norm: None,
+    };
+    GroupedAdamW::new(&config, &names::parameters(&trainee.model))
 }
 
 /// Every gradient, flattened, by name; `None` where there is none.
@@ -67,6 +89,7 @@ fn computing_layers_again_changes_no_gradient() {
         stride: 4,
         gamma: 5.0,
         first: 0,
+        every: 1,
     };
     let batch = batch(rows(3, 25, 50), 2);
     for phase in [Phase::Base, Phase::Stage1, Phase::Stage2] {
@@ -103,6 +126,7 @@ fn accumulating_micro_batches_equals_one_big_batch() {
             stride: 4,
             gamma: 5.0,
             first: 0,
+            every: 1,
         }),
         ..PLAIN
     };
@@ -112,6 +136,7 @@ fn accumulating_micro_batches_equals_one_big_batch() {
     for (row, sample) in whole.samples.iter_mut().enumerate() {
         sample.weights[3 * row..].fill(1.0 + row as f32);
     }
+    let whole = Batch::new(whole.samples, 4);
     let mut pieces = whole.clone();
     let (expected, expected_report) = trainee.gradients(&whole).unwrap();
     for micro_batch in [1, 3] {
@@ -132,67 +157,200 @@ fn accumulating_micro_batches_equals_one_big_batch() {
 #[test]
 fn clipping_limits_the_norm_of_the_whole_gradient_and_keeps_its_direction() {
     let batch = batch(rows(2, 13, 50), 2);
-    let free = trainee(Phase::Stage2, PLAIN);
-    let (unclipped, report) = free.gradients(&batch).unwrap();
-    let limit = report.grad_norm / 4.0;
-    let settings = StepSettings {
-        clip_norm: Some(limit),
-        ..PLAIN
+    let trainee = trainee(Phase::Stage2, PLAIN);
+    let (mut clipped, _) = trainee.gradients(&batch).unwrap();
+    let norm = |gradients: &GradientsParams| {
+        f64::from(floats(gradient::global_norm(&trainee.model, gradients).unwrap())[0])
     };
-    let clipped = Trainee::new(
-        free.model.clone(),
-        settings,
-        Workers::default(),
-        Relay::default(),
-    );
-    let (clipped, clipped_report) = clipped.gradients(&batch).unwrap();
+    let whole = norm(&clipped);
+    let before = gradients(&trainee.model, &clipped);
+    gradient::clip(&trainee.model, &mut clipped, whole, 1e9);
     assert_eq!(
-        clipped_report, report,
-        "the norm before clipping is what is reported"
+        gradients(&trainee.model, &clipped),
+        before,
+        "it is small enough"
     );
-    let norm = floats(gradient::global_norm(&free.model, &clipped).unwrap())[0];
-    assert!((f64::from(norm) / limit - 1.0).abs() < 1e-4);
-    let unclipped = gradients(&free.model, &unclipped);
-    for ((name, found), (_, expected)) in gradients(&free.model, &clipped).iter().zip(unclipped) {
-        let quarter: Vec<f32> = expected.unwrap().iter().map(|value| value / 4.0).collect();
+
+    gradient::clip(&trainee.model, &mut clipped, whole, whole / 4.0);
+    assert!((norm(&clipped) / whole * 4.0 - 1.0).abs() < 1e-4);
+    for ((name, found), (_, before)) in gradients(&trainee.model, &clipped).iter().zip(before) {
+        let quarter: Vec<f32> = before.unwrap().iter().map(|value| value / 4.0).collect();
         assert_close(name, found.as_ref().unwrap(), &quarter, 1e-5);
     }
 }
 
 #[test]
-fn a_small_gradient_is_not_clipped() {
+fn the_shares_of_devices_add_up_to_the_batch() {
+    let longce = LongCe {
+        context: 8,
+        stride: 4,
+        gamma: 5.0,
+        first: 0,
+        every: 1,
+    };
     let settings = StepSettings {
-        clip_norm: Some(1e9),
+        longce: Some(longce),
         ..PLAIN
     };
-    let batch = batch(rows(2, 13, 50), 2);
-    let free = trainee(Phase::Stage2, PLAIN);
-    let limited = Trainee::new(
-        free.model.clone(),
-        settings,
-        Workers::default(),
-        Relay::default(),
+    let trainee = trainee(Phase::Stage2, settings);
+    let mut whole = batch(rows(6, 25, 50), 2);
+    for (row, sample) in whole.samples.iter_mut().enumerate() {
+        sample.weights[3 * row..].fill(1.0 + row as f32);
+    }
+    let whole = Batch::new(whole.samples, 2);
+    let (expected, expected_sums) = trainee.gradients(&whole).unwrap();
+    let expected = gradients(&trainee.model, &expected);
+
+    let mut accumulator = GradientsAccumulator::new();
+    let mut sums = Sums::default();
+    for rank in 0..3 {
+        let share = whole.clone().share(rank, 3);
+        let dealt = [rank, rank + 3].map(|row| whole.samples[row].clone());
+        assert_eq!(share.samples, dealt);
+        let (gradients, of_share) = trainee.gradients(&share).unwrap();
+        accumulator.accumulate(&trainee.model, gradients);
+        sums += of_share;
+    }
+    assert!((sums.loss - expected_sums.loss).abs() < 1e-5);
+    assert!((sums.nll - expected_sums.nll).abs() < 1e-3);
+    assert_eq!(sums.tokens, expected_sums.tokens);
+    assert_eq!(sums.answers, expected_sums.answers);
+    let found = accumulator.grads();
+    for ((name, found), (_, expected)) in gradients(&trainee.model, &found).iter().zip(expected) {
+        assert_close(name, found.as_ref().unwrap(), &expected.unwrap(), 1e-4);
+    }
+}
+
+/// Rounding of 8 bits, added up through the layers; what is frozen stays so.
+#[test]
+fn gradients_in_bf16_are_those_of_f32_but_for_rounding() {
+    let batch = batch(rows(3, 25, 50), 2);
+    for (phase, recompute) in [
+        (Phase::Stage1, false),
+        (Phase::Stage2, false),
+        (Phase::Stage2, true),
+    ] {
+        let exact = trainee(phase, PLAIN);
+        let settings = StepSettings {
+            precision: Precision::Bf16,
+            recompute,
+            ..PLAIN
+        };
+        let model = exact.model.clone();
+        let rounded = Trainee::new(model, settings, Workers::default(), Relay::default());
+        let (expected, expected_sums) = exact.gradients(&batch).unwrap();
+        let (found, sums) = rounded.gradients(&batch).unwrap();
+        assert!((sums.loss / expected_sums.loss - 1.0).abs() < 2e-3);
+        let (mut all_found, mut all_expected) = (Vec::new(), Vec::new());
+        let expected = gradients(&exact.model, &expected);
+        // `floats` takes f32 only.
+        for ((name, found), (_, expected)) in
+            gradients(&rounded.model, &found).into_iter().zip(expected)
+        {
+            assert_eq!(found.is_some(), expected.is_some(), "{phase:?}: {name}");
+            all_found.extend(found.unwrap_or_default());
+            all_expected.extend(expected.unwrap_or_default());
+        }
+        assert_close("all gradients", &all_found, &all_expected, 2e-2);
+    }
+}
+
+#[test]
+fn training_in_bf16_follows_training_in_f32() {
+    let losses = [Precision::F32, Precision::Bf16].map(|precision| {
+        let settings = StepSettings { precision, ..PLAIN };
+        let mut trainee = trainee(Phase::Stage2, settings);
+        let mut optimizer = optimizer(&trainee);
+        let batch = batch(rows(4, 25, 50), 4);
+        let losses = (0..40).map(|_| {
+            let (gradients, sums) = trainee.gradients(&batch).unwrap();
+            trainee = optimizer.step(3e-3, trainee.clone(), gradients);
+            sums.loss
+        });
+        losses.collect::<Vec<_>>()
+    });
+    let [exact, rounded] = &losses;
+    assert!(exact[39] < 0.5 * exact[0], "it learns: {exact:?}");
+    for (step, (exact, rounded)) in exact.iter().zip(rounded).enumerate() {
+        assert!(
+            (rounded - exact).abs() < 0.05 * exact,
+            "step {step}: {exact} {rounded}"
+        );
+    }
+}
+
+/// A session over `directory` that starts at step 0 of 100.
+fn session(directory: &Path, trainee: &Trainee<Ad>, relay: &Relay) -> Arc<Mutex<Session>> {
+    Arc::new(Mutex::new(Session {
+        position: Position::start(Phase::Stage2),
+        steps: 100,
+        clip_norm: None,
+        skip_bad_steps: true,
+        skipped_in_a_row: 0,
+        flops_per_token: 1e6,
+        peak_flops: Some(1e12),
+        checkpoint_every: 100,
+        journal: Journal::open(directory, Phase::Stage2, 0).unwrap(),
+        checkpoints: CheckpointStore::open(directory, 1, Metadata::default()).unwrap(),
+        parameters: names::parameters(&trainee.model),
+        relay: relay.clone(),
+        last_step: Instant::now(),
+        last_report: StepReport::default(),
+    }))
+}
+
+#[test]
+fn bad_steps_are_skipped_and_counted_and_too_many_in_a_row_end_the_run() {
+    let place = tempfile::tempdir().unwrap();
+    let mut trainee = trainee(Phase::Stage2, PLAIN);
+    let batch = batch(rows(2, 25, 50), 2);
+    let relay = Relay::default();
+    let session = session(place.path(), &trainee, &relay);
+    let mut recorded = Recorded::new(optimizer(&trainee), session.clone());
+    let before = values(&trainee.model);
+    let mut step = |trainee: Trainee<Ad>, loss: Option<f64>| {
+        let (gradients, mut sums) = trainee.gradients(&batch).unwrap();
+        sums.loss = loss.unwrap_or(sums.loss);
+        relay.put(sums);
+        recorded.step(1e-3, trainee, gradients)
+    };
+
+    for bad in [f64::NAN, f64::INFINITY] {
+        trainee = step(trainee, Some(bad));
+    }
+    assert_eq!(values(&trainee.model), before, "a bad step changes nothing");
+    trainee = step(trainee, None);
+    assert_ne!(values(&trainee.model), before);
+    let lines = journal::read(&place.path().join(journal::FILE)).unwrap();
+    assert_eq!(lines.len(), 1);
+    assert_eq!((lines[0].step, lines[0].skipped), (3, 2));
+    assert_eq!(lines[0].tokens, 2 * 24);
+    let speed = lines[0].speed;
+    assert!((speed.tflops - speed.tokens_per_second * 1e-6).abs() < 1e-9);
+    assert!(
+        speed
+            .mfu
+            .is_some_and(|mfu| (mfu - speed.tflops).abs() < 1e-9)
     );
-    let (expected, _) = free.gradients(&batch).unwrap();
-    let (found, _) = limited.gradients(&batch).unwrap();
-    assert_eq!(
-        gradients(&free.model, &found),
-        gradients(&free.model, &expected)
+    assert!(speed.memory_bytes.is_some_and(|bytes| bytes > 1 << 20));
+
+    for _ in 0..10 {
+        trainee = step(trainee, Some(f64::NAN));
+    }
+    assert!(!relay.has_failed());
+    step(trainee, Some(f64::NAN));
+    let error = relay.take_error().unwrap().to_string();
+    assert!(
+        error.contains("stage2, step 14: the loss is NaN, after 10 skipped steps in a row"),
+        "{error}"
     );
 }
 
 #[test]
 fn stage_one_leaves_frozen_parameters_bit_identical_and_without_gradient_or_state() {
     let mut trainee = trainee(Phase::Stage1, PLAIN);
-    let config = OptimizerConfig {
-        beta_1: 0.9,
-        beta_2: 0.99,
-        epsilon: 1e-18,
-        weight_decay: 0.1,
-        clip_norm: None,
-    };
     let parameters = names::parameters(&trainee.model);
-    let mut optimizer = GroupedAdamW::<B>::new(&config, &parameters);
+    let mut optimizer = optimizer(&trainee);
     let before = values(&trainee.model);
     let batch = batch(rows(2, 25, 50), 2);
     for _ in 0..3 {

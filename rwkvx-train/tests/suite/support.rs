@@ -9,6 +9,7 @@ use burn::tensor::{Tensor, TensorData};
 use rwkvx_model::checkpoint::{self, LoadOptions};
 use rwkvx_model::{RwkvX, RwkvXConfig, names};
 use rwkvx_train::data::{Batch, Sample};
+use rwkvx_train::precision::Precision;
 use rwkvx_train::step::StepSettings;
 use safetensors::SafeTensors;
 
@@ -17,12 +18,12 @@ pub(crate) type B = Flex;
 /// The same with gradients.
 pub(crate) type Ad = Autodiff<Flex>;
 
-/// Plain cross-entropy with L2Wrap, no clipping.
+/// Plain cross-entropy with L2Wrap, in f32.
 pub(crate) const PLAIN: StepSettings = StepSettings {
     longce: None,
     l2_wrap: true,
-    clip_norm: None,
     recompute: false,
+    precision: Precision::F32,
 };
 
 /// A file made by the oracle in PyTorch, in float64 (see tests/golden/README.md).
@@ -114,10 +115,7 @@ pub(crate) fn batch(rows: Vec<Vec<u32>>, micro_batch: usize) -> Batch {
             ids,
         })
         .collect();
-    Batch {
-        samples,
-        micro_batch,
-    }
+    Batch::new(samples, micro_batch)
 }
 
 /// `rows` rows of `length` ids that depend on nothing but their place.
