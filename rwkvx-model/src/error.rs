@@ -109,6 +109,10 @@ pub enum Error {
     /// A sampling option is impossible, or the logits leave nothing to choose from.
     #[error("sampling: {0}")]
     Sampling(String),
+
+    /// A text that cannot be scored, or a score that is not a number.
+    #[error("scoring: {0}")]
+    Scoring(String),
 }
 
 fn and_others(others: usize) -> String {

@@ -11,6 +11,7 @@
 //! | [`expand()`] | sparse blocks grown into a trained RWKV-7 |
 //! | [`checkpoint`] | `.pth` and `.safetensors` |
 //! | [`sample`], [`generate()`], [`greedy()`] | from logits to tokens |
+//! | [`score()`] | how likely the ends of texts are |
 //! | [`backend`] | the backends compiled in by features, for programs that let their user choose |
 //!
 //! ```
@@ -49,6 +50,7 @@ mod layers;
 pub mod model;
 pub mod names;
 pub mod sample;
+mod score;
 mod sparse_attention;
 pub mod state;
 mod time_mix;
@@ -64,6 +66,7 @@ pub use files::write_beside;
 pub use generate::{GenerateOptions, generate, greedy};
 pub use layers::{Embedding, LayerNorm, Projection};
 pub use model::{Rwkv7, RwkvX};
+pub use score::{Score, ScoredText, score};
 pub use sparse_attention::SparseAttention;
 pub use state::State;
 pub use time_mix::TimeMix;

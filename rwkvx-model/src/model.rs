@@ -135,8 +135,16 @@ impl<B: KernelBackend> RwkvX<B> {
     /// # Panics
     /// If the piece is empty or its batch is not the state's.
     pub fn prefill_all(&self, ids: Tensor<B, 2, Int>, state: &mut State<B>) -> Tensor<B, 3> {
-        let x = self.run(ids, Some(state));
-        self.head(self.rwkv.ln_out.forward(x))
+        self.head(self.prefill_hidden(ids, state))
+    }
+
+    /// Like [`prefill`](Self::prefill), with the stream after the last norm at every position of the piece,
+    /// `[batch, time, channels]`, for those who need the logits of a few positions only.
+    ///
+    /// # Panics
+    /// If the piece is empty or its batch is not the state's.
+    pub fn prefill_hidden(&self, ids: Tensor<B, 2, Int>, state: &mut State<B>) -> Tensor<B, 3> {
+        self.rwkv.ln_out.forward(self.run(ids, Some(state)))
     }
 
     /// Reads one token of every text, `[batch]`, and gives the logits after it, `[batch, vocab]`.

@@ -17,7 +17,7 @@ fn rwkvx(arguments: &[&str]) -> Output {
 
 /// What a command that must succeed prints.
 #[track_caller]
-fn output(arguments: &[&str]) -> String {
+pub(crate) fn output(arguments: &[&str]) -> String {
     let output = rwkvx(arguments);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}: {stderr}");
@@ -32,7 +32,7 @@ fn json(arguments: &[&str]) -> Value {
 
 /// A command that must fail with exit code 1 and one or two lines that name this.
 #[track_caller]
-fn assert_fails(arguments: &[&str], named: &str) {
+pub(crate) fn assert_fails(arguments: &[&str], named: &str) {
     let output = rwkvx(arguments);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{arguments:?}: {stderr}");
@@ -48,11 +48,11 @@ fn assert_fails(arguments: &[&str], named: &str) {
     assert!(output.stdout.is_empty(), "{arguments:?} printed something");
 }
 
-fn model(name: &str) -> String {
+pub(crate) fn model(name: &str) -> String {
     data(name).to_str().expect("UTF-8 path").to_owned()
 }
 
-fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8 path")
 }
 

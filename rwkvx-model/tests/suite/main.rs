@@ -9,4 +9,5 @@ mod golden;
 mod inference;
 mod initial_values;
 mod sampling;
+mod scoring;
 mod support;

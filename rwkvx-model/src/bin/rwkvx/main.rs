@@ -5,6 +5,7 @@ mod generate;
 mod inspect;
 mod logits;
 mod model;
+mod score;
 mod stop;
 
 use std::process::ExitCode;
@@ -35,6 +36,8 @@ enum Command {
     Logits(logits::Logits),
     /// Go on from a prompt, printing text as it comes
     Generate(generate::Generate),
+    /// Say how likely continuations are after their contexts
+    Score(score::Score),
     /// Print the sizes, tensors and tokenizer of a checkpoint
     Inspect(inspect::Inspect),
     /// Write a checkpoint as safetensors in f32, under the published names
@@ -54,6 +57,7 @@ impl Task for Invocation {
         match self.command {
             Command::Logits(command) => command.run::<B>(self.json, device),
             Command::Generate(command) => command.run::<B>(self.json, device),
+            Command::Score(command) => command.run::<B>(self.json, device),
             Command::Inspect(command) => command.run::<B>(self.json),
             Command::Convert(command) => command.run::<B>(self.json, device),
         }
