@@ -33,13 +33,24 @@ pub enum Error {
         error: io::Error,
     },
 
-    /// A line of a benchmark's file is not what the benchmark needs.
-    #[error("{}, line {line}: {reason}", path.display())]
+    /// A file is not what it should be.
+    #[error("{}: {reason}", path.display())]
+    Input {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+
+    /// A record of a benchmark's file is not what the benchmark needs.
+    #[error("{}, {unit} {number}: {reason}", path.display())]
     Record {
         /// The file.
         path: PathBuf,
-        /// Line of the file, from 1.
-        line: usize,
+        /// What is counted: `line` or `row`.
+        unit: &'static str,
+        /// Which one of the file, from 1.
+        number: usize,
         /// What is wrong.
         reason: String,
     },

@@ -1,17 +1,12 @@
-//! Questions by task, length and depth: asked in batches, counted by cell.
+//! Questions by task, length and depth: asked, counted by cell.
 
 use indicatif::ProgressBar;
 use rwkvx_datasets::{END_OF_DOCUMENT, Tokenizer};
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
+use crate::journal::Journal;
 use crate::language_model::LanguageModel;
-
-/// Tokens of prompts that are read side by side. A batch keeps the matrix products large; beyond this a batch only costs
-/// memory, which the caches of the sparse blocks take by the token.
-const BATCH_TOKENS: usize = 1 << 16;
-/// Most prompts in a batch.
-const MAX_BATCH: usize = 16;
 
 /// Where a question stands in the grid.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,6 +38,12 @@ impl Question {
     fn words<'a>(&self, row: &'a [u32]) -> &'a [u32] {
         let end = row.iter().position(|&id| id == END_OF_DOCUMENT);
         &row[..end.unwrap_or(row.len()).min(self.max_tokens)]
+    }
+
+    /// Whether nothing that may follow a row of tokens changes what becomes of it.
+    fn is_answered_by(&self, row: &[u32], tokenizer: &Tokenizer) -> bool {
+        row.contains(&END_OF_DOCUMENT)
+            || self.stop_when_right && (self.is_right)(&tokenizer.decode_lossy(self.words(row)))
     }
 }
 
@@ -101,73 +102,56 @@ pub fn depths(count: usize, last: f32) -> Vec<f32> {
     }
 }
 
-/// Asks one task's questions at one length, in the order of `places`. `progress` counts tokens read.
+/// Asks one task's questions at one length, those that `journal` has no answer to; gives the answers in the order of
+/// `places`. `progress` counts tokens read.
 ///
 /// # Errors
 ///
-/// If a question cannot be made, or the model refuses it.
+/// If a question cannot be made, the model refuses it, or an answer cannot be written down.
 pub fn ask(
     model: &dyn LanguageModel,
     tokenizer: &Tokenizer,
     task: &str,
     places: &[Place],
     question: impl Fn(Place) -> Result<Question>,
+    journal: &mut Journal,
     progress: &ProgressBar,
 ) -> Result<Vec<Answer>> {
-    let longest = places.iter().map(|place| place.length).max().unwrap_or(1);
-    let batch = (BATCH_TOKENS / longest).clamp(1, MAX_BATCH);
-    let mut answers = Vec::with_capacity(places.len());
-    for places in places.chunks(batch) {
-        let questions = places
-            .iter()
-            .map(|&place| question(place))
-            .collect::<Result<Vec<_>>>()?;
-        let mut said = Vec::with_capacity(places.len());
-        for alike in questions.chunk_by(|a, b| a.ids.len() == b.ids.len()) {
-            said.extend(batch_says(model, tokenizer, alike, progress)?);
-        }
-        for ((place, question), said) in places.iter().zip(&questions).zip(said) {
-            answers.push(Answer {
-                task: task.to_owned(),
-                length: place.length,
-                depth: place.depth,
-                sample: place.sample,
-                expected: question.expected.clone(),
-                correct: (question.is_right)(&said),
-                said,
-            });
-        }
-    }
-    Ok(answers)
-}
-
-/// What the model says to questions of equal length, read side by side.
-fn batch_says(
-    model: &dyn LanguageModel,
-    tokenizer: &Tokenizer,
-    questions: &[Question],
-    progress: &ProgressBar,
-) -> Result<Vec<String>> {
-    let prompts: Vec<&[u32]> = questions
+    let mut answers: Vec<Option<Answer>> = places
         .iter()
-        .map(|question| question.ids.as_slice())
+        .map(|&place| journal.answer(task, place))
         .collect();
+    let open: Vec<usize> = (0..places.len())
+        .filter(|&index| answers[index].is_none())
+        .collect();
+    let questions = open.iter().map(|&index| question(places[index]));
+    let questions = questions.collect::<Result<Vec<_>>>()?;
+    let prompts: Vec<&[u32]> = questions.iter().map(|it| it.ids.as_slice()).collect();
     let max_tokens = questions.iter().map(|question| question.max_tokens).max();
-    let enough = |rows: &[Vec<u32>]| {
-        rows.iter().zip(questions).all(|(row, question)| {
-            row.contains(&END_OF_DOCUMENT)
-                || question.stop_when_right
-                    && (question.is_right)(&tokenizer.decode_lossy(question.words(row)))
-        })
+    let enough = |index: usize, row: &[u32]| questions[index].is_answered_by(row, tokenizer);
+    let mut read = |tokens| progress.inc(tokens as u64);
+    let mut said = |index: usize, row: Vec<u32>| {
+        let question: &Question = &questions[index];
+        let place = places[open[index]];
+        let said = tokenizer.decode_lossy(question.words(&row));
+        let answer = Answer {
+            task: task.to_owned(),
+            length: place.length,
+            depth: place.depth,
+            sample: place.sample,
+            expected: question.expected.clone(),
+            correct: (question.is_right)(&said),
+            said,
+        };
+        journal.write(&answer)?;
+        answers[open[index]] = Some(answer);
+        Ok(())
     };
-    let said = model.greedy(&prompts, max_tokens.unwrap_or(0), &enough, &mut |tokens| {
-        progress.inc(tokens as u64);
-    })?;
-    Ok(said
-        .iter()
-        .zip(questions)
-        .map(|(row, question)| tokenizer.decode_lossy(question.words(row)))
-        .collect())
+    if !prompts.is_empty() {
+        let max_tokens = max_tokens.unwrap_or(0);
+        model.greedy(&prompts, max_tokens, &enough, &mut read, &mut said)?;
+    }
+    Ok(answers.into_iter().flatten().collect())
 }
 
 #[cfg(test)]

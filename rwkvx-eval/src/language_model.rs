@@ -1,51 +1,41 @@
 //! What a benchmark asks of a language model.
 
-use burn::tensor::{Int, Tensor, TensorData, activation};
 use rwkvx_kernels::KernelBackend;
-use rwkvx_model::{RwkvX, greedy, tokens};
+use rwkvx_model::{RwkvX, Score, ScoredText, greedy, score};
 
-use crate::Result;
+use crate::{Result, branches};
+
+/// Prompts longer than this are read one after another, common beginnings once: they keep a device busy alone, and
+/// their caches would not leave room for many side by side.
+const LONG: usize = 1 << 14;
+/// Most prompts that are read side by side.
+const MAX_BATCH: usize = 16;
 
 /// A model that can go on from a text, and say how likely a text is.
 pub trait LanguageModel {
-    /// The most likely next tokens of prompts of equal length: at most `max_tokens` each, and no more once `enough` says
-    /// so of the rows so far. `on_read` is told how many tokens were read, piece by piece.
+    /// Gives `on_said` the most likely next tokens of each prompt by its index, in any order: at most `max_tokens`, and
+    /// perhaps no more once `enough` says so of those so far. `on_read` is told how many tokens of the prompts are done,
+    /// piece by piece.
     ///
     /// # Errors
     ///
-    /// If a prompt is empty or holds an id past the vocabulary.
+    /// If a prompt is empty or holds an id past the vocabulary, or `on_said` fails.
     fn greedy(
         &self,
         prompts: &[&[u32]],
         max_tokens: usize,
-        enough: &dyn Fn(&[Vec<u32>]) -> bool,
+        enough: &dyn Fn(usize, &[u32]) -> bool,
         on_read: &mut dyn FnMut(usize),
-    ) -> Result<Vec<Vec<u32>>>;
+        on_said: &mut dyn FnMut(usize, Vec<u32>) -> Result<()>,
+    ) -> Result<()>;
 
-    /// How likely the ends of texts are. The texts may differ in length; each must hold a token before its end.
+    /// How likely the ends of texts are, in the order of the texts. `on_read` is told how many tokens were read, piece by
+    /// piece.
     ///
     /// # Errors
     ///
-    /// If a text holds an id past the vocabulary.
-    fn score(&self, texts: &[ScoredText]) -> Result<Vec<Likelihood>>;
-}
-
-/// A text whose end is to be scored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ScoredText {
-    /// All of it.
-    pub ids: Vec<u32>,
-    /// Tokens before the part that is scored, at least one.
-    pub context: usize,
-}
-
-/// How likely a text's end is after its beginning.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Likelihood {
-    /// Sum of the natural logarithms of its tokens' probabilities.
-    pub log_probability: f64,
-    /// Whether each of its tokens is the most likely one.
-    pub greedy: bool,
+    /// If a text has no end or nothing before it, or holds an id past the vocabulary.
+    fn score(&self, texts: &[ScoredText], on_read: &mut dyn FnMut(usize)) -> Result<Vec<Score>>;
 }
 
 impl<B: KernelBackend> LanguageModel for RwkvX<B> {
@@ -53,67 +43,30 @@ impl<B: KernelBackend> LanguageModel for RwkvX<B> {
         &self,
         prompts: &[&[u32]],
         max_tokens: usize,
-        enough: &dyn Fn(&[Vec<u32>]) -> bool,
+        enough: &dyn Fn(usize, &[u32]) -> bool,
         on_read: &mut dyn FnMut(usize),
-    ) -> Result<Vec<Vec<u32>>> {
-        Ok(greedy(self, prompts, max_tokens, enough, on_read)?)
-    }
-
-    fn score(&self, texts: &[ScoredText]) -> Result<Vec<Likelihood>> {
-        // The model is causal, so that what pads a row on the right changes nothing before it.
-        let time = texts.iter().map(|text| text.ids.len()).max().unwrap_or(0);
-        let padded: Vec<Vec<u32>> = texts
-            .iter()
-            .map(|text| {
-                let padding = std::iter::repeat_n(0, time - text.ids.len());
-                text.ids.iter().copied().chain(padding).collect()
-            })
-            .collect();
-        let device = self.device();
-        let ids = tokens::ids_tensor::<B>(&padded, self.config().vocab_size, &device)?;
-        let hidden = self.hidden(ids); // [batch, time, channels]
-
-        // Logits of the positions that predict scored tokens, and of no other: they are what costs memory.
-        let mut places: Vec<i64> = Vec::new();
-        let mut targets: Vec<i64> = Vec::new();
-        for (row, text) in texts.iter().enumerate() {
-            for at in text.context..text.ids.len() {
-                places.push((row * time + at - 1) as i64);
-                targets.push(i64::from(text.ids[at]));
+        on_said: &mut dyn FnMut(usize, Vec<u32>) -> Result<()>,
+    ) -> Result<()> {
+        if prompts.iter().any(|prompt| prompt.len() > LONG) {
+            return branches::greedy(self, prompts, max_tokens, enough, on_read, on_said);
+        }
+        let indices: Vec<usize> = (0..prompts.len()).collect();
+        let alike = indices.chunk_by(|&a, &b| prompts[a].len() == prompts[b].len());
+        for batch in alike.flat_map(|alike| alike.chunks(MAX_BATCH)) {
+            let rows: Vec<&[u32]> = batch.iter().map(|&index| prompts[index]).collect();
+            let all_enough = |rows: &[Vec<u32>]| {
+                let mut rows = batch.iter().zip(rows);
+                rows.all(|(&index, row)| enough(index, row))
+            };
+            let said = greedy(self, &rows, max_tokens, all_enough, &mut *on_read)?;
+            for (&index, row) in batch.iter().zip(said) {
+                on_said(index, row)?;
             }
         }
-        let scored = targets.len();
-        let index = |values: &[i64]| {
-            Tensor::<B, 1, Int>::from_data(TensorData::new(values.to_vec(), [scored]), &device)
-        };
-        let [batch, _, channels] = hidden.dims();
-        let hidden = hidden
-            .reshape([batch * time, channels])
-            .select(0, index(&places)); // [scored, channels]
-        let logits = self.head(hidden.unsqueeze::<3>()).squeeze::<2>(); // [scored, vocab]
-        let likeliest = logits.clone().argmax(1).into_data();
-        let of_targets = activation::log_softmax(logits, 1)
-            .gather(1, index(&targets).unsqueeze_dim(1)) // [scored, 1]
-            .into_data();
+        Ok(())
+    }
 
-        let mut tokens = of_targets
-            .iter::<f64>()
-            .zip(likeliest.iter::<i64>().zip(targets));
-        Ok(texts
-            .iter()
-            .map(|text| {
-                let end = text.ids.len() - text.context;
-                tokens.by_ref().take(end).fold(
-                    Likelihood {
-                        log_probability: 0.0,
-                        greedy: true,
-                    },
-                    |sum, (log_probability, (likeliest, target))| Likelihood {
-                        log_probability: sum.log_probability + log_probability,
-                        greedy: sum.greedy && likeliest == target,
-                    },
-                )
-            })
-            .collect())
+    fn score(&self, texts: &[ScoredText], on_read: &mut dyn FnMut(usize)) -> Result<Vec<Score>> {
+        Ok(score(self, texts, on_read)?)
     }
 }

@@ -3,26 +3,38 @@
 //! | module | step |
 //! | --- | --- |
 //! | [`language_model`] | what is asked of a model: to go on greedily, to score a text |
-//! | [`sniah`], [`passkey`], [`lambada`] | the benchmarks, from settings to answers |
-//! | [`grid`] | answers by length and depth, asked in batches and counted |
+//! | [`records`], [`tasks`] | records of published benchmarks, and how they become questions |
+//! | [`requests`] | continuations to score after contexts |
+//! | [`choice`], [`lambada`] | short benchmarks, from requests to scores |
+//! | [`sniah`], [`passkey`] | needles in haystacks, from settings to answers |
+//! | [`grid`], [`journal`] | answers by length and depth, counted, and kept while they come |
 //! | [`table`], [`heat_map`] | a grid as text, as CSV, as a picture |
-//! | [`report`] | a result with all that is needed to repeat it |
+//! | [`statistics`] | means and their standard errors |
+//! | [`report`], [`provenance`] | a result with all that is needed to repeat it |
 //! | [`runs`] | the newest trained model |
 //!
 //! A benchmark is deterministic: the same model, settings and seed give the same questions and the same answers.
 
 #![deny(missing_docs)]
 
+mod branches;
+pub mod choice;
 mod error;
 pub mod grid;
 pub mod heat_map;
+pub mod journal;
 pub mod lambada;
 pub mod language_model;
 pub mod lengths;
 pub mod passkey;
+pub mod provenance;
+pub mod records;
 pub mod report;
+pub mod requests;
 pub mod runs;
 pub mod sniah;
+pub mod statistics;
 pub mod table;
+pub mod tasks;
 
 pub use error::{Error, Result};

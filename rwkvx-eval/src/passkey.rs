@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::grid::{Answer, Place, Question, ask, depths};
+use crate::journal::Journal;
 use crate::language_model::LanguageModel;
 
 /// Deepest a needle stands in the script's own grid of ten depths, in percent.
@@ -50,7 +51,7 @@ impl Settings {
     }
 }
 
-/// Asks everything, shortest texts first.
+/// Asks everything that `journal` has no answer to, shortest texts first.
 ///
 /// # Errors
 ///
@@ -59,6 +60,7 @@ pub fn run(
     model: &dyn LanguageModel,
     tokenizer: &Tokenizer,
     settings: &Settings,
+    journal: &mut Journal,
     progress: &ProgressBar,
 ) -> Result<Vec<Answer>> {
     let mut lengths = settings.lengths.clone();
@@ -70,7 +72,7 @@ pub fn run(
         let question = |place| question(place, tokenizer);
         let places = settings.places(length);
         answers.extend(ask(
-            model, tokenizer, "passkey", &places, question, progress,
+            model, tokenizer, "passkey", &places, question, journal, progress,
         )?);
     }
     Ok(answers)

@@ -1,19 +1,21 @@
 //! A result with everything needed to repeat it, and the files it becomes.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rwkvx_model::{RwkvXConfig, write_beside};
 use serde::{Deserialize, Serialize};
 
 use crate::grid::Answer;
+use crate::provenance::{InputFile, Program};
 use crate::{Error, Result, heat_map, table};
 
 /// Which model was asked, and how it read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelInfo {
     /// The checkpoint.
-    pub path: PathBuf,
+    #[serde(flatten)]
+    pub file: InputFile,
     /// Sizes, with the chunk size and top-k in force.
     pub config: RwkvXConfig,
     /// Parameters.
@@ -27,8 +29,8 @@ pub struct ModelInfo {
 pub struct Report<S, R> {
     /// Name of the benchmark, as on the command line.
     pub benchmark: String,
-    /// Version of this program.
-    pub version: String,
+    /// What computed it.
+    pub program: Program,
     /// The model.
     pub model: ModelInfo,
     /// What was asked for.
@@ -39,6 +41,9 @@ pub struct Report<S, R> {
     pub seconds: f64,
 }
 
+/// Name of a report in its folder.
+pub const FILE: &str = "report.json";
+
 impl<S: Serialize, R: Serialize> Report<S, R> {
     /// Writes `report.json` into `directory`.
     ///
@@ -48,9 +53,7 @@ impl<S: Serialize, R: Serialize> Report<S, R> {
     pub fn write(&self, directory: &Path) -> Result<()> {
         fs::create_dir_all(directory).map_err(Error::io(directory))?;
         let json = self.to_json();
-        write_beside(&directory.join("report.json"), |out| {
-            out.write_all(json.as_bytes())
-        })?;
+        write_beside(&directory.join(FILE), |out| out.write_all(json.as_bytes()))?;
         Ok(())
     }
 

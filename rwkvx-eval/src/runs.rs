@@ -44,3 +44,40 @@ pub fn next_free(runs: &Path, name: &str) -> PathBuf {
         .find(|path| !path.exists())
         .unwrap_or_else(|| runs.join(name))
 }
+
+/// A short name for each model that tells it from the others: its file's, or its run's where that is called `model`.
+pub fn names(models: &[PathBuf]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for path in models {
+        let parent = path.parent().and_then(Path::file_name);
+        let name = match (path.file_stem(), parent) {
+            (Some(stem), Some(run)) if stem == "model" => run,
+            (Some(stem), _) => stem,
+            (None, _) => path.as_os_str(),
+        };
+        let name = name.to_string_lossy().into_owned();
+        let free = (1..).map(|number| match number {
+            1 => name.clone(),
+            _ => format!("{name}-{number}"),
+        });
+        names.extend(free.into_iter().find(|name| !names.contains(name)));
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_are_told_apart_by_short_names() {
+        let models = [
+            "runs/a/model.safetensors",
+            "b.pth",
+            "old/b.pth",
+            "model.pth",
+        ];
+        let models = models.map(PathBuf::from);
+        assert_eq!(names(&models), ["a", "b", "b-2", "model"]);
+    }
+}

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::grid::{Answer, Place, Question, ask, depths};
+use crate::journal::Journal;
 use crate::language_model::LanguageModel;
 
 /// Deepest a needle stands, in percent.
@@ -63,7 +64,7 @@ impl Settings {
     }
 }
 
-/// Asks everything, shortest texts first. `essays` is the text of `settings.haystack`.
+/// Asks everything that `journal` has no answer to, shortest texts first. `essays` is the text of `settings.haystack`.
 ///
 /// # Errors
 ///
@@ -73,6 +74,7 @@ pub fn run(
     tokenizer: &Tokenizer,
     settings: &Settings,
     essays: Option<&str>,
+    journal: &mut Journal,
     progress: &ProgressBar,
 ) -> Result<Vec<Answer>> {
     let mut lengths = settings.lengths.clone();
@@ -90,6 +92,7 @@ pub fn run(
                 task.name(),
                 &places,
                 question,
+                journal,
                 progress,
             )?);
         }

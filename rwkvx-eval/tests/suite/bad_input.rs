@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{program, save_run};
+use crate::support::{benchmark, program, save_run};
 
 #[test]
 fn bad_options_and_files_are_named() {
@@ -15,6 +15,11 @@ fn bad_options_and_files_are_named() {
     fs::write(at("binary.txt"), [0xff, 0xfe]).unwrap();
     fs::write(at("file"), "").unwrap();
     fs::write(at("texts.jsonl"), "{\"text\": \"oneword\"}\n").unwrap();
+    fs::write(at("damaged.parquet"), [7; 300]).unwrap();
+    let whole = fs::read(benchmark("sciq/data/test-00000-of-00001.parquet")).unwrap();
+    let mut parquet = whole.clone();
+    parquet[..whole.len() / 2].fill(0xff);
+    fs::write(at("cut.parquet"), parquet).unwrap();
     let good = fs::read(at("runs/demo-1/model.safetensors")).unwrap();
     fs::write(at("cut.safetensors"), &good[..good.len() - 10]).unwrap();
 
@@ -68,7 +73,38 @@ fn bad_options_and_files_are_named() {
         (&["passkey", "--samples", "6"], &["--samples"]),
         (&["lambada", "none.jsonl"], &["none.jsonl"]),
         (&["lambada", "texts.jsonl"], &["texts.jsonl, line 1"]),
-        (&["lambada", "empty.txt"], &["no texts"]),
+        (&["lambada", "empty.txt"], &["empty.txt", "no records"]),
+        (&["choice", "--data", "."], &["--task"]),
+        (&["choice", "--task", "piqa"], &["--data"]),
+        (
+            &["choice", "--task", "chess", "--data", "."],
+            &["--task", "\"chess\"", "hellaswag"],
+        ),
+        (
+            &["choice", "--task", "piqa", "--data", "none"],
+            &[
+                "--data",
+                "none",
+                "validation-00000-of-00001.parquet",
+                "baber/piqa",
+            ],
+        ),
+        (
+            &["choice", "--task", "piqa", "--data", "texts.jsonl"],
+            &["texts.jsonl, line 1: no field `goal`", "text"],
+        ),
+        (
+            &["choice", "--task", "sciq", "--data", "damaged.parquet"],
+            &["damaged.parquet", "not a readable Parquet file"],
+        ),
+        (
+            &["choice", "--task", "sciq", "--data", "cut.parquet"],
+            &["cut.parquet", "not a readable Parquet file"],
+        ),
+        (
+            &["choice", "--task", "mmlu", "--data", "texts.jsonl"],
+            &["--data", "no dev split"],
+        ),
         (
             &[
                 "sniah",

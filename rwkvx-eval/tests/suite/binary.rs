@@ -52,6 +52,8 @@ fn sniah_prints_a_table_and_leaves_report_csv_and_picture() {
     );
     assert_eq!(again.result.len(), 3 * 2 * 3 * 2);
     assert!(place.path().join("again/heat_map.png").exists());
+    assert_eq!(again.model.file, first.model.file);
+    assert_eq!(again.model.file.sha256.len(), 64);
 }
 
 #[test]
@@ -116,7 +118,7 @@ fn passkey_and_lambada_run_too() {
     .unwrap();
     let json = succeed(place.path(), &["lambada", "texts.jsonl", "--json"]);
     let report: Report<Value, lambada::Scores> = serde_json::from_str(&json).unwrap();
-    assert_eq!(report.result.texts, 2);
+    assert_eq!(report.result.answers.len(), 2);
     // Random weights: each of the word's 5 or 6 bytes is one of 257, roughly.
     assert!(
         report.result.perplexity.ln() / 5.5 > 4.0,

@@ -3,7 +3,9 @@
 use indicatif::ProgressBar;
 use rwkvx_datasets::Tokenizer;
 use rwkvx_eval::grid::{Answer, Count};
+use rwkvx_eval::journal::{self, Journal};
 use rwkvx_eval::{heat_map, passkey, sniah};
+use serde_json::json;
 
 use crate::support::Reader;
 
@@ -24,7 +26,7 @@ fn settings(tasks: &[&str], lengths: &[usize]) -> sniah::Settings {
 fn ask(reader: &Reader, settings: &sniah::Settings) -> Vec<Answer> {
     let byte = Tokenizer::open("byte").unwrap();
     let bar = ProgressBar::hidden();
-    let answers = sniah::run(reader, &byte, settings, None, &bar).unwrap();
+    let answers = sniah::run(reader, &byte, settings, None, &mut Journal::unkept(), &bar).unwrap();
     assert_eq!(bar.position(), settings.tokens());
     answers
 }
@@ -100,7 +102,15 @@ fn essays_come_from_the_text_that_is_given() {
     let run = |task| {
         let settings = settings(&[task], &[1024]);
         let bar = ProgressBar::hidden();
-        sniah::run(&EVERYTHING, &byte, &settings, Some(essay), &bar).unwrap()
+        sniah::run(
+            &EVERYTHING,
+            &byte,
+            &settings,
+            Some(essay),
+            &mut Journal::unkept(),
+            &bar,
+        )
+        .unwrap()
     };
     // The reader takes the first "is:" for the needle, so that the trap shows whether the essay was used.
     assert!(run("number").iter().any(|answer| !answer.correct));
@@ -115,8 +125,16 @@ fn the_passkey_protocol_wants_the_key_and_nothing_else() {
         depths: 10,
         samples: 5,
     };
-    let ask =
-        |reader: &Reader| passkey::run(reader, &byte, &settings, &ProgressBar::hidden()).unwrap();
+    let ask = |reader: &Reader| {
+        passkey::run(
+            reader,
+            &byte,
+            &settings,
+            &mut Journal::unkept(),
+            &ProgressBar::hidden(),
+        )
+        .unwrap()
+    };
     let answers = ask(&EVERYTHING);
     assert_eq!(answers.len(), 2 * 10 * 5);
     assert!(answers.iter().all(|answer| answer.correct), "{answers:#?}");
@@ -142,4 +160,58 @@ fn a_heat_map_is_a_picture_whatever_the_grid() {
         assert!(std::fs::read(&path).unwrap().starts_with(b"\x89PNG"));
     }
     assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn an_interrupted_run_goes_on_with_what_was_not_asked() {
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join(journal::FILE);
+    let byte = Tokenizer::open("byte").unwrap();
+    let settings = settings(&["passkey", "uuid"], &[1024]);
+    let run = |reader: &Reader| {
+        let mut journal = Journal::open(place.path(), &json!(settings))?;
+        let bar = ProgressBar::hidden();
+        let answers = sniah::run(reader, &byte, &settings, None, &mut journal, &bar)?;
+        rwkvx_eval::Result::Ok((answers, bar.position()))
+    };
+    let (whole, read) = run(&EVERYTHING).unwrap();
+    assert_eq!(read, settings.tokens());
+
+    // Killed in the middle of a line: six answers are whole.
+    let lines = std::fs::read_to_string(&file).unwrap();
+    let kept: usize = lines.lines().take(7).map(|line| line.len() + 1).sum();
+    std::fs::write(&file, &lines[..kept + 20]).unwrap();
+    let nothing = Reader {
+        reach: 0,
+        preamble: "",
+    };
+    let (mixed, read) = run(&nothing).unwrap();
+    assert_eq!(read, settings.tokens() / 20 * 14);
+    assert_eq!(mixed.iter().filter(|answer| answer.correct).count(), 6);
+    for (before, after) in whole.iter().zip(&mixed) {
+        assert_eq!(
+            (before.depth, &before.expected),
+            (after.depth, &after.expected)
+        );
+    }
+    // All is there now, in the same order.
+    assert_eq!(run(&EVERYTHING).unwrap(), (mixed, 0));
+
+    let others = sniah::Settings {
+        seed: 9,
+        ..settings.clone()
+    };
+    let error = Journal::open(place.path(), &json!(others))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("other settings") && error.contains("--out"),
+        "{error}"
+    );
+    std::fs::write(&file, "garbage\n").unwrap();
+    let error = run(&EVERYTHING).unwrap_err().to_string();
+    assert!(
+        error.contains(journal::FILE) && error.contains("not a journal"),
+        "{error}"
+    );
 }

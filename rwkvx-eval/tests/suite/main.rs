@@ -2,7 +2,9 @@
 
 mod bad_input;
 mod binary;
+mod choices;
 mod grids;
+mod harness;
 mod lambada;
-mod scores;
+mod prompts;
 mod support;

@@ -6,9 +6,9 @@ use std::process::{Command, Output, Stdio};
 use burn::backend::Flex;
 use rwkvx_datasets::Tokenizer;
 use rwkvx_eval::Result;
-use rwkvx_eval::language_model::{LanguageModel, Likelihood, ScoredText};
+use rwkvx_eval::language_model::LanguageModel;
 use rwkvx_model::checkpoint::{self, Metadata};
-use rwkvx_model::{RwkvX, RwkvXConfig};
+use rwkvx_model::{RwkvX, RwkvXConfig, Score, ScoredText};
 
 pub(crate) type B = Flex;
 
@@ -43,34 +43,47 @@ impl LanguageModel for Reader {
         &self,
         prompts: &[&[u32]],
         max_tokens: usize,
-        enough: &dyn Fn(&[Vec<u32>]) -> bool,
+        enough: &dyn Fn(usize, &[u32]) -> bool,
         on_read: &mut dyn FnMut(usize),
-    ) -> Result<Vec<Vec<u32>>> {
-        assert!(
-            prompts
-                .iter()
-                .all(|prompt| prompt.len() == prompts[0].len())
-        );
-        on_read(prompts.len() * prompts[0].len());
+        on_said: &mut dyn FnMut(usize, Vec<u32>) -> Result<()>,
+    ) -> Result<()> {
         let byte = Tokenizer::open("byte").unwrap();
-        let answers: Vec<Vec<u32>> = prompts
-            .iter()
-            .map(|prompt| byte.encode(&self.answer(prompt)).unwrap())
-            .collect();
-        let mut said = vec![Vec::new(); prompts.len()];
-        for at in 0..max_tokens {
-            for (row, answer) in said.iter_mut().zip(&answers) {
-                row.push(answer.get(at).copied().unwrap_or(0));
+        for (index, prompt) in prompts.iter().enumerate().rev() {
+            on_read(prompt.len());
+            let answer = byte.encode(&self.answer(prompt)).unwrap();
+            let mut said = Vec::new();
+            while said.len() < max_tokens && !enough(index, &said) {
+                said.push(answer.get(said.len()).copied().unwrap_or(0));
             }
-            if enough(&said) {
-                break;
-            }
+            on_said(index, said)?;
         }
-        Ok(said)
+        Ok(())
     }
 
-    fn score(&self, _texts: &[ScoredText]) -> Result<Vec<Likelihood>> {
+    fn score(&self, _texts: &[ScoredText], _on_read: &mut dyn FnMut(usize)) -> Result<Vec<Score>> {
         unimplemented!("no needle benchmark scores texts")
+    }
+}
+
+/// A reader of scored texts that has been told their scores.
+pub(crate) struct Told(pub(crate) Vec<Score>);
+
+impl LanguageModel for Told {
+    fn greedy(
+        &self,
+        _prompts: &[&[u32]],
+        _max_tokens: usize,
+        _enough: &dyn Fn(usize, &[u32]) -> bool,
+        _on_read: &mut dyn FnMut(usize),
+        _on_said: &mut dyn FnMut(usize, Vec<u32>) -> Result<()>,
+    ) -> Result<()> {
+        unimplemented!("nothing that scores texts goes on from them")
+    }
+
+    fn score(&self, texts: &[ScoredText], on_read: &mut dyn FnMut(usize)) -> Result<Vec<Score>> {
+        assert_eq!(texts.len(), self.0.len());
+        on_read(texts.iter().map(|text| text.ids.len() - 1).sum());
+        Ok(self.0.clone())
     }
 }
 
@@ -98,6 +111,13 @@ pub(crate) fn save_run(place: &Path, name: &str) -> PathBuf {
     };
     checkpoint::save(&small_model(), &metadata, &path).unwrap();
     path
+}
+
+/// Path of a file of the small benchmarks.
+pub(crate) fn benchmark(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data/benchmarks")
+        .join(name)
 }
 
 /// Runs the program in `place`.

@@ -1,77 +1,62 @@
-//! What `sniah` and `passkey` have in common: progress, and what becomes of the answers.
+//! What `sniah` and `passkey` have in common: what becomes of the answers.
 
+use std::fs;
+use std::io::IsTerminal;
 use std::path::Path;
-use std::time::Instant;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use rwkvx_eval::grid::Answer;
-use rwkvx_eval::report::{ModelInfo, Report, write_grid};
-use rwkvx_eval::{Result, runs, table};
+use rwkvx_eval::journal::{self, Journal};
+use rwkvx_eval::report::{ModelInfo, write_grid};
+use rwkvx_eval::{Error, Result, table};
 use serde::Serialize;
+use serde_json::json;
 
 use crate::Common;
+use crate::session::{Reported, headline, print_json};
 
-/// A benchmark that was asked, and what it leaves.
-pub(crate) struct Asked<S> {
-    pub(crate) benchmark: &'static str,
-    pub(crate) model: ModelInfo,
-    pub(crate) settings: S,
-    pub(crate) answers: Vec<Answer>,
-    /// When asking began.
-    pub(crate) started: Instant,
-    /// Tokens read.
-    pub(crate) tokens: u64,
-    /// Lines for people about how it was asked.
-    pub(crate) remarks: Vec<String>,
+/// The journal of a model's answers in its folder; tells on a terminal where it is.
+pub(crate) fn open_journal(
+    directory: &Path,
+    model: &ModelInfo,
+    settings: &impl Serialize,
+) -> Result<Journal> {
+    let journal = Journal::open(directory, &json!({ "model": model, "settings": settings }))?;
+    let folder = directory.display();
+    if !journal.is_empty() {
+        eprintln!("{} answers are in {folder} already", journal.len());
+    } else if std::io::stderr().is_terminal() {
+        eprintln!("if this is interrupted, the same command with --out {folder} goes on");
+    }
+    Ok(journal)
 }
 
-/// A bar that counts tokens, on a terminal only.
-pub(crate) fn progress(tokens: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template(
-        "{msg} {wide_bar} {human_pos}/{human_len} tokens, {per_sec}, {eta} left",
-    );
-    ProgressBar::new(tokens).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-}
-
-impl<S: Serialize> Asked<S> {
-    /// Writes the files and prints the table, or the report as JSON.
-    pub(crate) fn finish(self, common: &Common) -> Result<()> {
-        let seconds = self.started.elapsed().as_secs_f64();
-        let directory = match &common.out {
-            Some(directory) => directory.clone(),
-            None => runs::next_free(Path::new(runs::RUNS), self.benchmark),
-        };
-        let title = format!(
-            "{}: {}, {} parameters",
-            self.benchmark,
-            self.model.path.display(),
-            self.model.parameters
-        );
-        let report = Report {
-            benchmark: self.benchmark.to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            model: self.model,
-            settings: self.settings,
-            result: self.answers,
-            seconds,
-        };
-        report.write(&directory)?;
-        write_grid(&report.result, &title, &directory)?;
-        if common.json {
-            println!("{}", report.to_json());
-            return Ok(());
-        }
-        println!("{title}, tokenizer {}", report.model.tokenizer);
-        for remark in self.remarks {
-            println!("{remark}");
-        }
-        println!("\n{}", table::by_length(&report.result));
+/// Draws the grids and prints the tables, or the reports as JSON.
+pub(crate) fn finish<S: Serialize>(
+    reported: &[Reported<S, Vec<Answer>>],
+    remark: &str,
+    common: &Common,
+) -> Result<()> {
+    for Reported { directory, report } in reported {
+        write_grid(&report.result, &headline(report), directory)?;
+        let journal = directory.join(journal::FILE);
+        fs::remove_file(&journal).map_err(|error| Error::Io {
+            path: journal,
+            error,
+        })?;
+    }
+    if common.json {
+        print_json(reported);
+        return Ok(());
+    }
+    println!("{remark}");
+    for Reported { directory, report } in reported {
+        println!("\n{}\n", headline(report));
+        println!("{}", table::by_length(&report.result));
         println!(
-            "{} tokens read in {seconds:.1} s, {:.0} per second; every cell and answer is in {}",
-            self.tokens,
-            self.tokens as f64 / seconds,
+            "{:.1} s; every cell and answer is in {}",
+            report.seconds,
             directory.display()
         );
-        Ok(())
     }
+    Ok(())
 }

@@ -1,88 +1,79 @@
 //! `rwkvx-eval lambada`.
 
-use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::path::PathBuf;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
-use rwkvx_eval::report::Report;
-use rwkvx_eval::{Result, lambada, runs};
+use rwkvx_eval::provenance::InputFile;
+use rwkvx_eval::{Result, lambada, requests};
 use rwkvx_kernels::KernelBackend;
 use serde::Serialize;
 
 use crate::Common;
+use crate::session::{ask_each, headline, print_json, progress};
 
 #[derive(Args)]
 pub(crate) struct Lambada {
-    /// The texts: lines of JSON, {"text": "..."}
-    #[arg(value_name = "FILE.jsonl")]
+    /// The texts: Parquet, or lines of JSON, {"text": "..."}
+    #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Score the first so many texts only
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
+    /// Write each request and its score as lines of JSON to requests.jsonl beside the report
+    #[arg(long)]
+    log_requests: bool,
 }
 
 /// What was asked for.
 #[derive(Serialize)]
 struct Settings {
-    file: PathBuf,
+    file: InputFile,
     limit: Option<u32>,
 }
 
 impl Lambada {
     pub(crate) fn run<B: KernelBackend>(&self, common: &Common, device: &B::Device) -> Result<()> {
-        let loaded = common.model.load::<B>(device)?;
         let limit = self.limit.map(|limit| limit as usize);
-        let texts = lambada::read(&self.file, &loaded.tokenizer, limit)?;
-        let style =
-            ProgressStyle::with_template("lambada {wide_bar} {pos}/{len} texts, {eta} left");
-        let bar = ProgressBar::new(texts.len() as u64)
-            .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        let started = Instant::now();
-        let scores = lambada::run(&loaded.model, texts, &bar);
-        bar.finish_and_clear();
-        let report = Report {
-            benchmark: "lambada".to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            model: loaded.info,
-            settings: Settings {
-                file: self.file.clone(),
+        let asked = lambada::read(self.file.clone(), limit)?;
+        let file = InputFile::read(&self.file)?;
+        let reported = ask_each::<B, _, _>(common, device, "lambada", |loaded, directory| {
+            let bar = progress(0).with_message("lambada");
+            let scores = requests::score(&loaded.model, &loaded.tokenizer, &asked, &bar);
+            bar.finish_and_clear();
+            let scores = scores?;
+            if self.log_requests {
+                requests::log(directory, &asked, &scores)?;
+            }
+            let settings = Settings {
+                file: file.clone(),
                 limit: self.limit,
-            },
-            result: scores?,
-            seconds: started.elapsed().as_secs_f64(),
-        };
-        let directory = match &common.out {
-            Some(directory) => directory.clone(),
-            None => runs::next_free(Path::new(runs::RUNS), "lambada"),
-        };
-        report.write(&directory)?;
+            };
+            Ok((settings, lambada::scores(&scores)))
+        })?;
         if common.json {
-            println!("{}", report.to_json());
+            print_json(&reported);
             return Ok(());
         }
-        let scores = &report.result;
-        println!(
-            "lambada: {}, {} parameters, tokenizer {}\n",
-            report.model.path.display(),
-            report.model.parameters,
-            report.model.tokenizer
-        );
-        println!(
-            "accuracy    {:.2}% +- {:.2}",
-            100.0 * scores.accuracy,
-            100.0 * scores.accuracy_stderr
-        );
-        match scores.perplexity {
-            large if large >= 1e6 => println!("perplexity  {large:.2e}"),
-            usual => println!("perplexity  {usual:.2}"),
+        for reported in reported {
+            let report = &reported.report;
+            let scores = &report.result;
+            println!("{}\n", headline(report));
+            println!(
+                "accuracy    {:.2}% +- {:.2}",
+                100.0 * scores.accuracy.value,
+                100.0 * scores.accuracy.stderr
+            );
+            match scores.perplexity {
+                large if large >= 1e6 => println!("perplexity  {large:.2e}"),
+                usual => println!("perplexity  {usual:.2}"),
+            }
+            println!(
+                "\n{} texts in {:.1} s; the report is in {}\n",
+                scores.answers.len(),
+                report.seconds,
+                reported.directory.display()
+            );
         }
-        println!(
-            "\n{} texts in {:.1} s; the report is in {}",
-            scores.texts,
-            report.seconds,
-            directory.display()
-        );
         Ok(())
     }
 }

@@ -1,9 +1,11 @@
 //! `rwkvx-eval`: benchmarks of RWKV-7 and RWKV-X checkpoints.
 
+mod choice;
 mod grid;
 mod lambada;
 mod model;
 mod passkey;
+mod session;
 mod sniah;
 
 use std::process::ExitCode;
@@ -13,7 +15,7 @@ use rwkvx_eval::Result;
 use rwkvx_kernels::KernelBackend;
 use rwkvx_model::backend::{self, BackendName, Task};
 
-/// Ask RWKV-7 and RWKV-X models how much of a long text they remember
+/// Benchmarks of RWKV-7 and RWKV-X models
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -34,7 +36,8 @@ struct Common {
     /// Print the report as one JSON object for machines
     #[arg(long, global = true)]
     json: bool,
-    /// Directory for report.json, grid.csv and heat_map.png [default: the next free runs/COMMAND-N]
+    /// Directory for report.json and what else a command writes, of several models with a folder for each [default: the
+    /// next free runs/COMMAND-N]
     #[arg(long, global = true, value_name = "DIR")]
     out: Option<std::path::PathBuf>,
 }
@@ -45,6 +48,8 @@ enum Command {
     Sniah(sniah::Sniah),
     /// The passkey test of the RWKV-X repository, by its own protocol
     Passkey(passkey::Passkey),
+    /// Multiple choice, as in lm-evaluation-harness: HellaSwag, PIQA, ARC, WinoGrande, SciQ, MMLU
+    Choice(choice::Choice),
     /// LAMBADA: the last word of a passage; accuracy and perplexity
     Lambada(lambada::Lambada),
 }
@@ -56,6 +61,7 @@ impl Task for Cli {
         match self.command {
             Command::Sniah(command) => command.run::<B>(&self.common, device),
             Command::Passkey(command) => command.run::<B>(&self.common, device),
+            Command::Choice(command) => command.run::<B>(&self.common, device),
             Command::Lambada(command) => command.run::<B>(&self.common, device),
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::ProgressBar;
 use rwkvx_datasets::Tokenizer;
+use rwkvx_eval::provenance::InputFile;
 use rwkvx_eval::report::ModelInfo;
 use rwkvx_eval::{Error, Result, runs};
 use rwkvx_kernels::KernelBackend;
@@ -14,9 +15,10 @@ use rwkvx_model::checkpoint::{self, LoadOptions};
 
 #[derive(Args)]
 pub(crate) struct ModelOptions {
-    /// Checkpoint: .pth or .safetensors, RWKV-7 or RWKV-X [default: model.safetensors of the newest run in runs/]
+    /// Checkpoint: .pth or .safetensors, RWKV-7 or RWKV-X [default: model.safetensors of the newest run in runs/];
+    /// several, each by its own --model, are asked in turn
     #[arg(long, global = true, value_name = "FILE")]
-    model: Option<PathBuf>,
+    model: Vec<PathBuf>,
     /// Tokens per attention chunk, in place of the checkpoint's (2048 where it has none)
     #[arg(long, global = true, value_name = "TOKENS")]
     chunk_size: Option<usize>,
@@ -36,11 +38,19 @@ pub(crate) struct Loaded<B: KernelBackend> {
 }
 
 impl ModelOptions {
-    pub(crate) fn load<B: KernelBackend>(&self, device: &B::Device) -> Result<Loaded<B>> {
-        let path = match &self.model {
-            Some(path) => path.clone(),
-            None => runs::newest_model(Path::new(runs::RUNS))?,
-        };
+    /// The models to ask.
+    pub(crate) fn paths(&self) -> Result<Vec<PathBuf>> {
+        match self.model.is_empty() {
+            true => Ok(vec![runs::newest_model(Path::new(runs::RUNS))?]),
+            false => Ok(self.model.clone()),
+        }
+    }
+
+    pub(crate) fn load<B: KernelBackend>(
+        &self,
+        path: &Path,
+        device: &B::Device,
+    ) -> Result<Loaded<B>> {
         let options = LoadOptions {
             chunk_size: self.chunk_size,
             top_k: self.top_k,
@@ -48,7 +58,7 @@ impl ModelOptions {
         // A sign of life on a terminal.
         let busy = ProgressBar::new_spinner().with_message(format!("reading {}", path.display()));
         busy.enable_steady_tick(Duration::from_millis(100));
-        let checkpoint = checkpoint::load::<B>(&path, &options, device);
+        let checkpoint = checkpoint::load::<B>(path, &options, device);
         busy.finish_and_clear();
         let checkpoint = checkpoint?;
         let tokenizer = checkpoint.open_tokenizer(self.tokenizer.as_deref())?;
@@ -66,7 +76,7 @@ impl ModelOptions {
         }
         Ok(Loaded {
             info: ModelInfo {
-                path,
+                file: InputFile::read(path)?,
                 parameters: config.parameters(),
                 config,
                 tokenizer: tokenizer.spec().to_owned(),

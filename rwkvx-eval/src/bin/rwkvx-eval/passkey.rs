@@ -1,7 +1,5 @@
 //! `rwkvx-eval passkey`.
 
-use std::time::Instant;
-
 use clap::Args;
 use rwkvx_eval::Result;
 use rwkvx_eval::lengths::Length;
@@ -9,7 +7,8 @@ use rwkvx_eval::passkey::{self, Settings};
 use rwkvx_kernels::KernelBackend;
 
 use crate::Common;
-use crate::grid::{Asked, progress};
+use crate::grid::{finish, open_journal};
+use crate::session::{ask_each, progress};
 
 #[derive(Args)]
 pub(crate) struct Passkey {
@@ -31,29 +30,28 @@ pub(crate) struct Passkey {
 
 impl Passkey {
     pub(crate) fn run<B: KernelBackend>(&self, common: &Common, device: &B::Device) -> Result<()> {
-        let loaded = common.model.load::<B>(device)?;
         let settings = Settings {
             lengths: self.len.iter().map(|length| length.0).collect(),
             depths: self.depths.into(),
             samples: self.samples.into(),
         };
-        let started = Instant::now();
-        let bar = progress(settings.tokens());
-        let answers = passkey::run(&loaded.model, &loaded.tokenizer, &settings, &bar);
-        let tokens = bar.position();
-        bar.finish_and_clear();
-        let asked = Asked {
-            benchmark: "passkey",
-            model: loaded.info,
-            answers: answers?,
-            started,
-            tokens,
-            remarks: vec![format!(
-                "{} depths, {} keys; lengths are nominal, 3.75 characters a token",
-                settings.depths, settings.samples
-            )],
-            settings,
-        };
-        asked.finish(common)
+        let reported = ask_each::<B, _, _>(common, device, "passkey", |loaded, directory| {
+            let mut journal = open_journal(directory, &loaded.info, &settings)?;
+            let bar = progress(settings.tokens());
+            let answers = passkey::run(
+                &loaded.model,
+                &loaded.tokenizer,
+                &settings,
+                &mut journal,
+                &bar,
+            );
+            bar.finish_and_clear();
+            Ok((settings.clone(), answers?))
+        })?;
+        let remark = format!(
+            "{} depths, {} keys; lengths are nominal, 3.75 characters a token",
+            settings.depths, settings.samples
+        );
+        finish(&reported, &remark, common)
     }
 }

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use rwkvx_datasets::ruler::{TOKENS_TO_GENERATE, Task};
@@ -12,7 +11,8 @@ use rwkvx_eval::{Error, Result};
 use rwkvx_kernels::KernelBackend;
 
 use crate::Common;
-use crate::grid::{Asked, progress};
+use crate::grid::{finish, open_journal};
+use crate::session::{ask_each, progress};
 
 #[derive(Args)]
 pub(crate) struct Sniah {
@@ -76,7 +76,6 @@ impl Sniah {
             })
         });
         let essays = essays.transpose()?;
-        let loaded = common.model.load::<B>(device)?;
         let settings = Settings {
             tasks: self
                 .task
@@ -98,29 +97,24 @@ impl Sniah {
             Some(path) => format!("from {path}"),
             None => "generated".to_owned(),
         };
-        let started = Instant::now();
-        let bar = progress(settings.tokens());
-        let answers = sniah::run(
-            &loaded.model,
-            &loaded.tokenizer,
-            &settings,
-            essays.as_deref(),
-            &bar,
+        let remark = format!(
+            "{} depths, {} questions each, seed {}; noise as RULER's, essays {essays_from}",
+            settings.depths, settings.samples, settings.seed
         );
-        let tokens = bar.position();
-        bar.finish_and_clear();
-        let asked = Asked {
-            benchmark: "sniah",
-            model: loaded.info,
-            answers: answers?,
-            started,
-            tokens,
-            remarks: vec![format!(
-                "{} depths, {} questions each, seed {}; noise as RULER's, essays {essays_from}",
-                settings.depths, settings.samples, settings.seed
-            )],
-            settings,
-        };
-        asked.finish(common)
+        let reported = ask_each::<B, _, _>(common, device, "sniah", |loaded, directory| {
+            let mut journal = open_journal(directory, &loaded.info, &settings)?;
+            let bar = progress(settings.tokens());
+            let answers = sniah::run(
+                &loaded.model,
+                &loaded.tokenizer,
+                &settings,
+                essays.as_deref(),
+                &mut journal,
+                &bar,
+            );
+            bar.finish_and_clear();
+            Ok((settings.clone(), answers?))
+        })?;
+        finish(&reported, &remark, common)
     }
 }
