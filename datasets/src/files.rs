@@ -23,6 +23,13 @@ pub(crate) fn map(path: &Path) -> Result<Bytes> {
     Ok(Bytes::from_owner(map))
 }
 
+/// The lines of a text that are not blank, each with its number from 1.
+pub(crate) fn filled_lines(bytes: &Bytes) -> impl Iterator<Item = (u64, Bytes)> + '_ {
+    let lines = (1..).zip(bytes.split(|byte| *byte == b'\n'));
+    let filled = lines.filter(|(_, line)| !line.trim_ascii().is_empty());
+    filled.map(|(number, line)| (number, bytes.slice_ref(line)))
+}
+
 /// What lies in a folder, sorted by name.
 pub(crate) fn folder(path: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(path).map_err(Error::io(path))?;

@@ -10,11 +10,13 @@
 //! | [`ruler`], [`passkey`] | needle-in-a-haystack prompts, worded as their published evaluations word them |
 //! | [`prose`] | generated essay-like text |
 //! | [`needles`] | an endless seeded stream of retrieval documents to train on |
+//! | [`chat`] | conversations to fine-tune on, and which of their tokens are to be learned |
 //! | [`prepare`] | JSON lines, plain text, Parquet or MDS shards into a token file |
 
 #![deny(missing_docs)]
 
 pub mod binidx;
+pub mod chat;
 mod error;
 mod files;
 mod haystack;

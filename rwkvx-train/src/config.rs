@@ -83,6 +83,9 @@ pub struct StageConfigs {
     /// Long contexts.
     #[serde(default)]
     pub stage2: Option<StageConfig>,
+    /// Conversations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sft: Option<StageConfig>,
 }
 
 /// One stage.
@@ -232,6 +235,7 @@ impl TrainConfig {
             (&self.stages.base, "base"),
             (&self.stages.stage1, "stage1"),
             (&self.stages.stage2, "stage2"),
+            (&self.stages.sft, "sft"),
         ] {
             if let Some(stage) = stage {
                 stage.validate(&format!("stages.{name}"))?;
@@ -259,7 +263,8 @@ impl TrainConfig {
             let reason = format!("{first} goes on from trained weights; pass `--model CHECKPOINT`");
             return Err(Error::field("start_from", reason));
         }
-        if phases.iter().any(|phase| phase.is_hybrid()) && self.model.n_sparse == 0 {
+        let adds_blocks = [Phase::Stage1, Phase::Stage2];
+        if phases.iter().any(|phase| adds_blocks.contains(phase)) && self.model.n_sparse == 0 {
             let reason = "is 0, but stages 1 and 2 train a model with sparse blocks";
             return Err(Error::field("model.n_sparse", reason));
         }
@@ -290,6 +295,7 @@ impl TrainConfig {
             Stage::Base => self.stages.base.as_ref(),
             Stage::Stage1 => self.stages.stage1.as_ref(),
             Stage::Stage2 => self.stages.stage2.as_ref(),
+            Stage::Sft => self.stages.sft.as_ref(),
         }
     }
 

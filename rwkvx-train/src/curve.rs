@@ -72,6 +72,7 @@ fn series(lines: &[Line]) -> BTreeMap<Phase, Vec<(f64, f64)>> {
             Phase::Base => &[],
             Phase::Stage1 | Phase::Rwkv7Stage1 => &[Phase::Base],
             Phase::Stage2 => &[Phase::Base, Phase::Stage1],
+            Phase::Sft => &[Phase::Base, Phase::Stage1, Phase::Stage2],
             Phase::Rwkv7Stage2 => &[Phase::Base, Phase::Rwkv7Stage1],
         };
         earlier

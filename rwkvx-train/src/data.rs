@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::tensor::backend::Backend;
-use rwkvx_datasets::Tokenizer;
 use rwkvx_datasets::binidx::TokenFile;
+use rwkvx_datasets::chat::{Conversation, Conversations};
 use rwkvx_datasets::needles::{NeedleConfig, NeedleStream};
 use rwkvx_datasets::sampler::{MagicPrimeSampler, SampleOrder};
+use rwkvx_datasets::{END_OF_DOCUMENT, Tokenizer};
 use serde::{Deserialize, Serialize};
 
 use crate::relay::Relay;
@@ -31,6 +32,11 @@ pub enum DataConfig {
         /// Whose published order.
         order: Order,
     },
+    /// Conversations as JSON lines, see [`chat`](rwkvx_datasets::chat); what the assistant says is learned.
+    Chat {
+        /// The files; none until `--data` gives one.
+        files: Vec<PathBuf>,
+    },
 }
 
 impl DataConfig {
@@ -44,7 +50,7 @@ impl DataConfig {
             Self::Needles(needles) => needles
                 .validate()
                 .map_err(|error| Error::field(format!("{field}.needles"), error.to_string())),
-            Self::Tokens { .. } => Ok(()),
+            Self::Tokens { .. } | Self::Chat { .. } => Ok(()),
         }
     }
 }
@@ -62,9 +68,9 @@ pub enum Order {
 /// One training sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
-    /// Context + 1 token ids.
+    /// At most context + 1 token ids.
     pub ids: Vec<u32>,
-    /// Weight of each target in the loss, one per target.
+    /// Weight of each target in the loss, one per target; 0 for what is not learned.
     pub weights: Vec<f32>,
 }
 
@@ -78,12 +84,20 @@ impl Sample {
     pub fn targets(&self) -> &[u32] {
         self.ids.split_first().map_or(&[], |(_, targets)| targets)
     }
+
+    /// The sample with ids after it that are not learned, so that it has `targets` of them.
+    #[must_use]
+    pub fn padded(mut self, targets: usize) -> Self {
+        self.ids.resize(targets + 1, END_OF_DOCUMENT);
+        self.weights.resize(targets, 0.0);
+        self
+    }
 }
 
 /// What one device trains on in one optimiser step.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// The sequences, all of one length.
+    /// The sequences.
     pub samples: Vec<Sample>,
     /// Sequences per forward and backward pass.
     pub micro_batch: usize,
@@ -96,8 +110,8 @@ pub struct Batch {
 pub struct Whole {
     /// Weights of all targets.
     pub weight: f64,
-    /// Targets.
-    pub tokens: usize,
+    /// Targets that are learned.
+    pub targets: usize,
 }
 
 impl Batch {
@@ -106,7 +120,7 @@ impl Batch {
         let weights = || samples.iter().flat_map(|sample| &sample.weights);
         let whole = Whole {
             weight: weights().map(|&weight| f64::from(weight)).sum(),
-            tokens: weights().count(),
+            targets: weights().filter(|&&weight| weight > 0.0).count(),
         };
         Self {
             samples,
@@ -139,6 +153,15 @@ pub enum Source {
         /// Inputs per sample.
         context: usize,
     },
+    /// Conversations, the same weight each.
+    Chat {
+        /// The conversations.
+        conversations: Conversations,
+        /// What makes ids of them.
+        tokenizer: Tokenizer,
+        /// Most inputs per sample.
+        context: usize,
+    },
 }
 
 impl Source {
@@ -167,6 +190,15 @@ impl Source {
                 })?;
                 Self::open_tokens(prefix, *order, context)
             }
+            DataConfig::Chat { files } if files.is_empty() => Err(Error::field(
+                "data.chat.files",
+                "is empty; pass `--data FILE.jsonl`",
+            )),
+            DataConfig::Chat { files } => Ok(Self::Chat {
+                conversations: Conversations::open(files, seed)?,
+                tokenizer: tokenizer.clone(),
+                context,
+            }),
         }
     }
 
@@ -208,6 +240,21 @@ impl Source {
                 Ok(Sample {
                     ids,
                     weights: vec![1.0; *context],
+                })
+            }
+            Self::Chat {
+                conversations,
+                tokenizer,
+                context,
+            } => {
+                let Conversation { ids, learned } =
+                    conversations.sample(index, tokenizer, context + 1)?;
+                let targets = learned.get(1..).unwrap_or_default();
+                let share = 1.0 / targets.iter().filter(|learned| **learned).count() as f32;
+                let weight = |learned: &bool| if *learned { share } else { 0.0 };
+                Ok(Sample {
+                    weights: targets.iter().map(weight).collect(),
+                    ids,
                 })
             }
         }

@@ -33,12 +33,12 @@ struct Options {
     #[arg(long, value_name = "FILE.json", conflicts_with_all = ["preset", "resume"])]
     config: Option<PathBuf>,
 
-    /// Configuration that comes with the program: demo, demo-short, rwkvx-0.2b or rwkvx-3.6b [default: demo]
+    /// Configuration that comes with the program: demo, demo-short, rwkvx-0.2b, rwkvx-3.6b or sft-0.2b [default: demo]
     #[arg(long, value_name = "NAME", conflicts_with = "resume")]
     preset: Option<String>,
 
-    /// Token file to train on, without its ending (PREFIX.bin and PREFIX.idx)
-    #[arg(long, value_name = "PREFIX", conflicts_with = "resume")]
+    /// Token file to train on, without its ending (PREFIX.bin and PREFIX.idx), or conversations as JSON lines
+    #[arg(long, value_name = "PREFIX|FILE.jsonl", conflicts_with = "resume")]
     data: Option<PathBuf>,
 
     /// Weights to start from: .pth or .safetensors, RWKV-7 or RWKV-X
@@ -177,6 +177,7 @@ fn configured(options: &Options) -> Result<TrainConfig> {
     if let Some(data) = &options.data {
         match &mut config.data {
             DataConfig::Tokens { prefix, .. } => *prefix = Some(data.clone()),
+            DataConfig::Chat { files } => *files = vec![data.clone()],
             DataConfig::Needles(_) => {
                 return Err(Error::Option {
                     option: "--data",

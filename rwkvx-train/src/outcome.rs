@@ -11,13 +11,15 @@ use serde::{Deserialize, Serialize};
 pub struct Sums {
     /// This device's share of what is minimised, in nats; the shares of all devices add up to the loss.
     pub loss: f64,
-    /// Losses of all tokens, each weighing 1, in nats.
+    /// Losses of all targets that are learned, each weighing 1, in nats.
     pub nll: f64,
-    /// The same of the tokens that weigh more than 1 in the data, which are answers.
+    /// Targets that are learned.
+    pub targets: u64,
+    /// Losses of those that weigh more than 1 in the data, which are answers.
     pub answer_nll: f64,
     /// Tokens of answers.
     pub answers: u64,
-    /// Tokens.
+    /// Tokens read.
     pub tokens: u64,
 }
 
@@ -25,6 +27,7 @@ impl AddAssign for Sums {
     fn add_assign(&mut self, other: Self) {
         self.loss += other.loss;
         self.nll += other.nll;
+        self.targets += other.targets;
         self.answer_nll += other.answer_nll;
         self.answers += other.answers;
         self.tokens += other.tokens;
@@ -36,7 +39,7 @@ impl Sums {
     pub fn report(self, grad_norm: f64, speed: Speed) -> StepReport {
         StepReport {
             loss: self.loss,
-            nll: self.nll / self.tokens as f64,
+            nll: self.nll / self.targets.max(1) as f64,
             answer_nll: (self.answers > 0).then(|| self.answer_nll / self.answers as f64),
             grad_norm,
             tokens: self.tokens,
@@ -50,7 +53,7 @@ impl Sums {
 pub struct StepReport {
     /// What is minimised, in nats.
     pub loss: f64,
-    /// Mean loss of all tokens, each weighing 1, in nats.
+    /// Mean loss of all targets that are learned, each weighing 1, in nats.
     pub nll: f64,
     /// The same of the tokens that weigh more than 1 in the data, which are answers; `None` where there are none.
     pub answer_nll: Option<f64>,

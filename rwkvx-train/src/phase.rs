@@ -14,6 +14,8 @@ pub enum Phase {
     Stage1,
     /// Long contexts: everything trains.
     Stage2,
+    /// Fine-tuning on conversations: everything trains.
+    Sft,
     /// For comparison: the plain base goes on with the data of stage 1, everything training.
     Rwkv7Stage1,
     /// For comparison: the plain base goes on with the data of stage 2.
@@ -22,10 +24,11 @@ pub enum Phase {
 
 impl Phase {
     /// All phases, in order.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Base,
         Self::Stage1,
         Self::Stage2,
+        Self::Sft,
         Self::Rwkv7Stage1,
         Self::Rwkv7Stage2,
     ];
@@ -36,6 +39,7 @@ impl Phase {
             Self::Base => "base",
             Self::Stage1 => "stage1",
             Self::Stage2 => "stage2",
+            Self::Sft => "sft",
             Self::Rwkv7Stage1 => "rwkv7-stage1",
             Self::Rwkv7Stage2 => "rwkv7-stage2",
         }
@@ -47,12 +51,13 @@ impl Phase {
             Self::Base => Stage::Base,
             Self::Stage1 | Self::Rwkv7Stage1 => Stage::Stage1,
             Self::Stage2 | Self::Rwkv7Stage2 => Stage::Stage2,
+            Self::Sft => Stage::Sft,
         }
     }
 
-    /// Whether the model has its sparse blocks.
+    /// Whether the model has the sparse blocks of the configuration.
     pub fn is_hybrid(self) -> bool {
-        matches!(self, Self::Stage1 | Self::Stage2)
+        matches!(self, Self::Stage1 | Self::Stage2 | Self::Sft)
     }
 
     /// Whether the recurrent blocks, the embedding and the head are frozen.
@@ -76,6 +81,8 @@ pub enum Stage {
     Stage1,
     /// `stages.stage2`
     Stage2,
+    /// `stages.sft`
+    Sft,
 }
 
 /// What `--stage` asks for.
@@ -92,6 +99,8 @@ pub enum StageChoice {
     #[serde(rename = "2")]
     #[value(name = "2")]
     Stage2,
+    /// Only the fine-tuning on conversations
+    Sft,
     /// Every stage of the configuration, one after the other
     #[default]
     All,
@@ -105,6 +114,7 @@ impl StageChoice {
             Self::Base => stage == Stage::Base,
             Self::Stage1 => stage == Stage::Stage1,
             Self::Stage2 => stage == Stage::Stage2,
+            Self::Sft => stage == Stage::Sft,
         }
     }
 }

@@ -6,11 +6,12 @@ use crate::config::TrainConfig;
 use crate::{Error, Result};
 
 /// Name and JSON of each preset.
-const PRESETS: [(&str, &str); 4] = [
+const PRESETS: [(&str, &str); 5] = [
     ("demo", include_str!("../configs/demo.json")),
     ("demo-short", include_str!("../configs/demo-short.json")),
     ("rwkvx-0.2b", include_str!("../configs/rwkvx-0.2b.json")),
     ("rwkvx-3.6b", include_str!("../configs/rwkvx-3.6b.json")),
+    ("sft-0.2b", include_str!("../configs/sft-0.2b.json")),
 ];
 
 /// Names of the presets, the default one first.

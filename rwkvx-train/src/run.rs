@@ -293,6 +293,11 @@ impl<B: KernelBackend> Run<'_, B> {
                     .into(),
                 )
                 .num_epochs(stage.steps.div_ceil(every) as usize);
+        if self.options.peak_tflops.is_some() {
+            training = training.metric_train_numeric(ReportMetric::new("MFU", |report| {
+                report.speed.mfu.unwrap_or_default()
+            }));
+        }
         if position.step > 0 {
             training = training.checkpoint((position.step / every) as usize);
         }
@@ -359,6 +364,7 @@ impl<B: KernelBackend> Run<'_, B> {
             Stage::Base => 0,
             Stage::Stage1 => 1,
             Stage::Stage2 => 2,
+            Stage::Sft => 3,
         };
         let seed = self.config.seed.wrapping_add(offset);
         let data = stage.data.as_ref().unwrap_or(&self.config.data);

@@ -100,14 +100,15 @@ where
             sums.into_data().iter::<f64>().collect::<Vec<_>>()
         });
         let sum = |index: usize| sums.get(index).copied().unwrap_or_default();
-        let answers = batch.samples.iter().flat_map(answers);
-        let tokens = batch.samples.iter().map(|sample| sample.weights.len());
+        let weights = || batch.samples.iter().flat_map(|sample| &sample.weights);
+        let above = |least: f32| weights().filter(|&&weight| weight > least).count() as u64;
         let sums = Sums {
             loss: sum(0),
             nll: sum(1),
+            targets: above(0.0),
             answer_nll: sum(2),
-            answers: answers.filter(|is| *is).count() as u64,
-            tokens: tokens.sum::<usize>() as u64,
+            answers: above(1.0),
+            tokens: weights().count() as u64,
         };
         Ok((accumulator.grads(), sums))
     }
@@ -133,7 +134,10 @@ where
 
     /// A micro-batch's share of the gradient, and its sums of the loss, of all tokens' losses and of answers'.
     fn backward(&self, model: &RwkvX<B>, samples: &[Sample], batch: &Batch) -> Result<Backward<B>> {
-        let (ids, objective) = self.objective(model, samples, batch)?;
+        let longest = samples.iter().map(|sample| sample.weights.len()).max();
+        let padded = |sample: &Sample| sample.clone().padded(longest.unwrap_or(0));
+        let samples: Vec<Sample> = samples.iter().map(padded).collect();
+        let (ids, objective) = self.objective(model, &samples, batch)?;
         let loss = |hidden| head_loss(hidden, model.rwkv.head.weight.val(), objective);
         let (gradients, HeadLoss { value, nll, .. }) = if self.settings.recompute {
             recompute::backward(model, ids, loss)
@@ -143,8 +147,10 @@ where
             (GradientsParams::from_grads(gradients, model), result)
         };
         let gradients = self.settings.precision.widen(model, gradients);
-        let answers = answer_mask(samples, nll.dims(), &nll.device());
-        let sums = Tensor::cat(vec![value, nll.clone().sum(), (nll * answers).sum()], 0);
+        let [learned, answers] =
+            [0.0, 1.0].map(|least| weighing_more(least, &samples, nll.dims(), &nll.device()));
+        let sums = vec![value, (nll.clone() * learned).sum(), (nll * answers).sum()];
+        let sums = Tensor::cat(sums, 0);
         Ok((gradients, sums))
     }
 
@@ -164,7 +170,7 @@ where
         let shares: Vec<f32> = samples
             .iter()
             .flat_map(|sample| &sample.weights)
-            .map(|&weight| (f64::from(weight) / batch.whole.weight) as f32)
+            .map(|&weight| (f64::from(weight) / batch.whole.weight.max(f64::MIN_POSITIVE)) as f32)
             .collect();
         let shares = Tensor::from_data(TensorData::new(shares, targets.dims()), &device);
         let short = self
@@ -176,7 +182,7 @@ where
             shares,
             short,
             l2_wrap: match self.settings.l2_wrap {
-                true => L2_WRAP / batch.whole.tokens as f64,
+                true => L2_WRAP / batch.whole.targets.max(1) as f64,
                 false => 0.0,
             },
         };
@@ -184,21 +190,17 @@ where
     }
 }
 
-/// Which targets are tokens of answers.
-fn answers(sample: &Sample) -> impl Iterator<Item = bool> {
-    sample.weights.iter().map(|&weight| weight > 1.0)
-}
-
-/// 1 where a target is of an answer, 0 elsewhere, `[batch, time]`.
-fn answer_mask<B: Backend>(
+/// 1 where a target weighs more than `least`, 0 elsewhere, `[batch, time]`.
+fn weighing_more<B: Backend>(
+    least: f32,
     samples: &[Sample],
     shape: [usize; 2],
     device: &B::Device,
 ) -> Tensor<B, 2> {
     let mask: Vec<f32> = samples
         .iter()
-        .flat_map(answers)
-        .map(|is| f32::from(u8::from(is)))
+        .flat_map(|sample| &sample.weights)
+        .map(|&weight| f32::from(u8::from(weight > least)))
         .collect();
     Tensor::from_data(TensorData::new(mask, shape), device)
 }

@@ -58,7 +58,7 @@ impl<B: Backend> Weights<'_, B> {
                 }
             },
         };
-        if !phase.is_hybrid() || model.config().n_sparse > 0 {
+        if !phase.is_hybrid() || model.config().n_sparse == self.config.model.n_sparse {
             return Ok(model);
         }
         let start = match self.config.expansion {
@@ -89,7 +89,7 @@ impl<B: Backend> Weights<'_, B> {
         let found = model.config();
         let allowed: &[usize] = match phase {
             Phase::Stage1 => &[0, wanted.n_sparse],
-            Phase::Stage2 => &[wanted.n_sparse],
+            Phase::Stage2 | Phase::Sft => &[wanted.n_sparse],
             Phase::Base | Phase::Rwkv7Stage1 | Phase::Rwkv7Stage2 => &[0],
         };
         if !allowed.contains(&found.n_sparse) {
@@ -122,7 +122,7 @@ impl<B: Backend> Weights<'_, B> {
     pub fn keep(&self, phase: Phase, model: &RwkvX<B>) -> Result<()> {
         let files: &[&str] = match phase {
             Phase::Base => &[BASE, MODEL],
-            Phase::Stage1 | Phase::Stage2 => &[MODEL],
+            Phase::Stage1 | Phase::Stage2 | Phase::Sft => &[MODEL],
             Phase::Rwkv7Stage1 | Phase::Rwkv7Stage2 => &[COMPARED],
         };
         for file in files {

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::source::{Record, Records, Source};
 use crate::Result;
-use crate::files::map;
+use crate::files::{filled_lines, map};
 
 pub(super) struct Jsonl {
     files: Vec<(PathBuf, Bytes)>,
@@ -43,15 +43,13 @@ impl Source for Jsonl {
     fn records(&self, file: usize) -> Result<Records<'_>> {
         let (path, bytes) = &self.files[file];
         let path: Arc<Path> = path.as_path().into();
-        let lines = bytes.split(|byte| *byte == b'\n').zip(1..);
-        let filled = lines.filter(|(line, _)| !line.trim_ascii().is_empty());
-        Ok(Box::new(filled.map(move |(line, number)| {
+        Ok(Box::new(filled_lines(bytes).map(move |(number, bytes)| {
             Ok(Record {
                 file,
                 path: path.clone(),
                 unit: "line",
                 number,
-                bytes: bytes.slice_ref(line),
+                bytes,
             })
         })))
     }

@@ -2,6 +2,7 @@
 
 mod bad_inputs;
 mod bad_token_files;
+mod chat;
 mod command;
 mod inputs;
 mod prepare;

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use rwkvx_model::checkpoint::{self, LoadOptions};
-use rwkvx_train::config::{StageConfigs, TrainConfig};
+use rwkvx_train::config::{StageConfig, StageConfigs, TrainConfig};
+use rwkvx_train::data::DataConfig;
 use rwkvx_train::journal::{self, Line};
 use rwkvx_train::outcome::Speed;
 use rwkvx_train::phase::{Phase, StageChoice};
@@ -45,6 +46,7 @@ pub(crate) fn tiny_config() -> TrainConfig {
         base,
         stage1,
         stage2,
+        ..
     } = &mut config.stages;
     for (stage, steps) in [(base, 5), (stage1, 3), (stage2, 4)] {
         stage.as_mut().unwrap().steps = steps;
@@ -82,7 +84,7 @@ fn a_whole_run_leaves_what_it_promises() {
     let lines = numbers(&run);
     let steps = |phase| lines.iter().filter(|line| line.stage == phase).count();
     let counts: Vec<usize> = Phase::ALL.into_iter().map(steps).collect();
-    assert_eq!(counts, [5, 3, 4, 3, 4]);
+    assert_eq!(counts, [5, 3, 4, 0, 3, 4]);
     assert!(
         lines
             .iter()
@@ -270,4 +272,62 @@ fn a_plan_is_printed_without_data_weights_or_a_run() {
         8 * 3_576_983_040_u64
     );
     assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+}
+
+/// A tiny model learns by heart what the assistant says, and nothing of what the user says.
+#[test]
+fn fine_tuning_learns_what_the_assistant_says() {
+    let place = tempfile::tempdir().unwrap();
+    let chat = place.path().join("chat.jsonl");
+    let lines: String = (0..8)
+        .map(|number| {
+            let question = "what ".repeat(number % 3 + 1);
+            format!(r#"{{"messages": [{{"role": "user", "content": "{question}"}}, {{"role": "assistant", "content": "It is so."}}]}}"#) + "\n"
+        })
+        .collect();
+    std::fs::write(&chat, &lines).unwrap();
+    let mut config = tiny_config();
+    let stage = StageConfig {
+        steps: 60,
+        context: 64,
+        batch: 4,
+        micro_batch: 2,
+        learning_rate: 1e-2,
+        final_learning_rate: 1e-3,
+        ..config.stages.base.clone().unwrap()
+    };
+    config.model.n_sparse = 0;
+    config.compare_base = false;
+    config.stage = StageChoice::Base;
+    let base = write_config(place.path(), &config);
+    succeed(place.path(), &["--config", &base, "--out", "base"]);
+    config.name = "chat".to_owned();
+    config.stage = StageChoice::Sft;
+    config.l2_wrap = false;
+    config.stages.sft = Some(stage);
+    config.data = DataConfig::Chat { files: Vec::new() };
+    let config = write_config(place.path(), &config);
+    let arguments = |data| {
+        let model = "base/model.safetensors";
+        [
+            "--config", &config, "--model", model, "--data", data, "--out", "chat", "--json",
+        ]
+        .map(str::to_owned)
+    };
+    let good = arguments("chat.jsonl");
+    let good: Vec<&str> = good.iter().map(String::as_str).collect();
+    let output = succeed(place.path(), &good);
+    let report: RunReport = serde_json::from_slice(&output.stdout).unwrap();
+    let phase = &report.phases[0];
+    assert_eq!(phase.phase, Phase::Sft);
+    assert!(phase.first_nll > 1.0 && phase.last_nll < 0.1, "{phase:?}");
+
+    std::fs::write(&chat, lines + "{}").unwrap();
+    std::fs::remove_dir_all(place.path().join("chat")).unwrap();
+    let output = program(place.path(), &good).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        errors.contains("chat.jsonl, line 9: not a conversation"),
+        "{errors}"
+    );
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rwkvx_train::journal;
+use rwkvx_train::phase::StageChoice;
 
 use crate::binary::{numbers, program, succeed, tiny_config, write_config};
 
@@ -127,4 +128,45 @@ fn what_a_kill_left_half_written_is_cleared_and_a_finished_run_can_be_resumed() 
     succeed(place.path(), &["--resume", "--out", "run"]);
     assert!(!half.exists());
     assert_eq!(numbers(&place.path().join("run")), before);
+}
+
+/// A limit on the size of files stands for a full disk: writing fails in the middle of a file.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_ends_the_run_and_loses_nothing() {
+    let place = tempfile::tempdir().unwrap();
+    let mut config = tiny_config();
+    config.stage = StageChoice::Base;
+    let file = write_config(place.path(), &config);
+    succeed(place.path(), &["--config", &file, "--out", "run"]);
+    let run = place.path().join("run");
+    let whole = numbers(&run);
+    let model = std::fs::read(run.join("model.safetensors")).unwrap();
+    std::fs::remove_file(run.join("model.safetensors")).unwrap();
+    std::fs::remove_dir_all(run.join("checkpoints/base-00000005")).unwrap();
+
+    let limited = format!(
+        "trap '' XFSZ; ulimit -f 64; exec {} --resume --out run",
+        env!("CARGO_BIN_EXE_rwkvx-train")
+    );
+    let output = std::process::Command::new("bash")
+        .args(["-c", &limited])
+        .current_dir(place.path())
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let error = errors.lines().last().unwrap_or_default();
+    assert!(!output.status.success(), "{errors}");
+    assert!(
+        error.starts_with("error: run/checkpoints/base-00000005.partial/model.safetensors: "),
+        "{errors}"
+    );
+    assert!(
+        run.join("checkpoints/base-00000004/checkpoint.json")
+            .exists()
+    );
+
+    succeed(place.path(), &["--resume", "--out", "run"]);
+    assert_eq!(numbers(&run), whole);
+    assert!(std::fs::read(run.join("model.safetensors")).unwrap() == model);
 }

@@ -10,7 +10,7 @@ use burn::tensor::Tensor;
 use rwkvx_model::checkpoint::Metadata;
 use rwkvx_model::{RwkvX, names};
 use rwkvx_train::checkpoint::{CheckpointStore, Position};
-use rwkvx_train::data::Batch;
+use rwkvx_train::data::{Batch, Sample};
 use rwkvx_train::gradient;
 use rwkvx_train::journal::{self, Journal};
 use rwkvx_train::longce::LongCe;
@@ -276,6 +276,39 @@ fn training_in_bf16_follows_training_in_f32() {
             (rounded - exact).abs() < 0.05 * exact,
             "step {step}: {exact} {rounded}"
         );
+    }
+}
+
+/// What is padded or has no weight leaves no trace but in the tokens read; conversations of unequal length share a micro-batch.
+#[test]
+fn padding_and_what_is_not_learned_change_nothing() {
+    let settings = StepSettings {
+        l2_wrap: false,
+        ..PLAIN
+    };
+    let trainee = trainee(Phase::Stage2, settings);
+    let sample = |row: u32, length: u32| {
+        let mut weights = vec![1.0; length as usize - 1];
+        weights[..4].fill(0.0);
+        Sample {
+            ids: rows(row + 1, length, 50).pop().unwrap(),
+            weights,
+        }
+    };
+    let samples = [sample(0, 25), sample(1, 9), sample(2, 17)];
+    let (one_by_one, expected) = trainee.gradients(&Batch::new(samples.to_vec(), 1)).unwrap();
+    let (together, found) = trainee.gradients(&Batch::new(samples.to_vec(), 3)).unwrap();
+    assert_eq!(found.targets, 20 + 4 + 12);
+    assert_eq!(
+        (found.targets, found.tokens),
+        (expected.targets, expected.tokens)
+    );
+    assert!((found.loss / expected.loss - 1.0).abs() < 1e-5);
+    assert!((found.nll / expected.nll - 1.0).abs() < 1e-5);
+    let expected = gradients(&trainee.model, &one_by_one);
+    for ((name, found), (_, expected)) in gradients(&trainee.model, &together).iter().zip(expected)
+    {
+        assert_close(name, found.as_ref().unwrap(), &expected.unwrap(), 1e-4);
     }
 }
 
