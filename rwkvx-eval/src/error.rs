@@ -55,6 +55,10 @@ pub enum Error {
         reason: String,
     },
 
+    /// Two reports cannot be compared.
+    #[error("compare: {0}")]
+    Comparison(String),
+
     /// A picture could not be drawn.
     #[error("{}: the heat map could not be drawn: {reason}", path.display())]
     Picture {

@@ -9,6 +9,8 @@
 //! | [`sniah`], [`passkey`] | needles in haystacks, from settings to answers |
 //! | [`grid`], [`journal`] | answers by length and depth, counted, and kept while they come |
 //! | [`table`], [`heat_map`] | a grid as text, as CSV, as a picture |
+//! | [`perplexity`] | loss on long texts |
+//! | [`compare`] | two reports, question by question |
 //! | [`statistics`] | means and their standard errors |
 //! | [`report`], [`provenance`] | a result with all that is needed to repeat it |
 //! | [`runs`] | the newest trained model |
@@ -19,6 +21,7 @@
 
 mod branches;
 pub mod choice;
+pub mod compare;
 mod error;
 pub mod grid;
 pub mod heat_map;
@@ -27,6 +30,7 @@ pub mod lambada;
 pub mod language_model;
 pub mod lengths;
 pub mod passkey;
+pub mod perplexity;
 pub mod provenance;
 pub mod records;
 pub mod report;

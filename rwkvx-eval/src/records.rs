@@ -115,6 +115,28 @@ fn rows(path: &Path, limit: usize) -> Result<Vec<Record>> {
     })
 }
 
+/// Documents: the field `text` of the records of files, and `.txt` files as they are.
+///
+/// # Errors
+///
+/// As [`read`], or if a record has no text.
+pub fn texts(files: &[PathBuf]) -> Result<Vec<String>> {
+    let mut texts = Vec::new();
+    for path in files {
+        if path.extension().is_some_and(|ending| ending == "txt") {
+            texts.push(fs::read_to_string(path).map_err(Error::io(path))?);
+            continue;
+        }
+        for record in read(std::slice::from_ref(path), None)? {
+            match record.fields.get("text") {
+                Some(Value::String(text)) => texts.push(text.clone()),
+                _ => return Err(record.error("no field `text` with a text")),
+            }
+        }
+    }
+    Ok(texts)
+}
+
 /// The files of a split in a folder that is laid out as Hugging Face does it: `test-00000-of-00001.parquet`,
 /// `test.jsonl` or `test/0000.parquet`, in the folder itself or in its `config` or `data`.
 pub fn split_files(folder: &Path, config: &str, split: &str) -> Vec<PathBuf> {

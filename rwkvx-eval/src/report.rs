@@ -5,6 +5,7 @@ use std::path::Path;
 
 use rwkvx_model::{RwkvXConfig, write_beside};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::grid::Answer;
 use crate::provenance::{InputFile, Program};
@@ -61,6 +62,32 @@ impl<S: Serialize, R: Serialize> Report<S, R> {
     pub fn to_json(&self) -> String {
         // Plain data with string keys, which always has a JSON form.
         serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+}
+
+/// Reads a report of any benchmark from its file, or from its folder.
+///
+/// # Errors
+///
+/// If it cannot be read or is none.
+pub fn read(path: &Path) -> Result<Value> {
+    let path = match path.is_dir() {
+        true => path.join(FILE),
+        false => path.to_path_buf(),
+    };
+    let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let bad = |reason: String| Error::Input {
+        path: path.clone(),
+        reason,
+    };
+    let report: Value = serde_json::from_str(&text)
+        .map_err(|error| bad(format!("not a report of rwkvx-eval: {error}")))?;
+    let fields = ["benchmark", "program", "model", "settings", "result"];
+    match fields.iter().find(|&&field| report[field].is_null()) {
+        None => Ok(report),
+        Some(field) => Err(bad(format!(
+            "not a report of rwkvx-eval: no field `{field}`"
+        ))),
     }
 }
 

@@ -3,8 +3,10 @@
 mod bad_input;
 mod binary;
 mod choices;
+mod comparisons;
 mod grids;
 mod harness;
 mod lambada;
+mod perplexity;
 mod prompts;
 mod support;

@@ -1,10 +1,12 @@
 //! `rwkvx-eval`: benchmarks of RWKV-7 and RWKV-X checkpoints.
 
 mod choice;
+mod compare;
 mod grid;
 mod lambada;
 mod model;
 mod passkey;
+mod perplexity;
 mod session;
 mod sniah;
 
@@ -52,6 +54,10 @@ enum Command {
     Choice(choice::Choice),
     /// LAMBADA: the last word of a passage; accuracy and perplexity
     Lambada(lambada::Lambada),
+    /// Loss on long texts by length and position, and LongPPL
+    Perplexity(perplexity::Perplexity),
+    /// Two reports of a benchmark, question by question, with confidence intervals
+    Compare(compare::Compare),
 }
 
 impl Task for Cli {
@@ -63,6 +69,8 @@ impl Task for Cli {
             Command::Passkey(command) => command.run::<B>(&self.common, device),
             Command::Choice(command) => command.run::<B>(&self.common, device),
             Command::Lambada(command) => command.run::<B>(&self.common, device),
+            Command::Perplexity(command) => command.run::<B>(&self.common, device),
+            Command::Compare(command) => command.run(self.common.json),
         }
     }
 }

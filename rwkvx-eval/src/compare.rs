@@ -1,0 +1,185 @@
+//! Two reports side by side: how much the second is better or worse, question by question.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::statistics::Mean;
+use crate::{Error, Result};
+
+/// Standard errors on each side of a mean within which it lies with 95% probability.
+pub const CONFIDENCE: f64 = 1.96;
+
+/// What two reports say of the same thing.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Difference {
+    /// What was measured.
+    pub measure: String,
+    /// Questions or documents.
+    pub count: usize,
+    /// Mean of the first report.
+    pub first: Mean,
+    /// Mean of the second.
+    pub second: Mean,
+    /// Mean of the differences of each question: second less first.
+    pub difference: Mean,
+}
+
+impl Difference {
+    /// The interval in which the difference lies with 95% probability.
+    pub fn interval(&self) -> [f64; 2] {
+        let half = CONFIDENCE * self.difference.stderr;
+        [self.difference.value - half, self.difference.value + half]
+    }
+}
+
+/// A measure's values by question.
+type Values = BTreeMap<String, f64>;
+
+/// Compares what both reports measured, of the questions that are in both.
+///
+/// # Errors
+///
+/// If they are of different benchmarks, a report is damaged, or they have nothing in common.
+pub fn compare(first: &Value, second: &Value) -> Result<Vec<Difference>> {
+    let benchmark = |report: &Value| report["benchmark"].as_str().map(str::to_owned);
+    if benchmark(first) != benchmark(second) {
+        return Err(Error::Comparison(format!(
+            "the first report is of {}, the second of {}",
+            benchmark(first).unwrap_or_default(),
+            benchmark(second).unwrap_or_default()
+        )));
+    }
+    let (first, second) = (measures(first)?, measures(second)?);
+    let differences: Vec<Difference> = first
+        .iter()
+        .filter_map(|(measure, first)| {
+            let second = second.get(measure)?;
+            let pairs: Vec<(f64, f64)> = first
+                .iter()
+                .filter_map(|(question, &first)| Some((first, *second.get(question)?)))
+                .collect();
+            (!pairs.is_empty()).then(|| Difference {
+                measure: measure.clone(),
+                count: pairs.len(),
+                first: Mean::of(pairs.iter().map(|(first, _)| *first)),
+                second: Mean::of(pairs.iter().map(|(_, second)| *second)),
+                difference: Mean::of(pairs.iter().map(|(first, second)| second - first)),
+            })
+        })
+        .collect();
+    match differences.is_empty() {
+        true => Err(Error::Comparison(
+            "the reports have no question in common".to_owned(),
+        )),
+        false => Ok(differences),
+    }
+}
+
+/// The settings that differ, by name. Paths are left out, because a file is known by its hash.
+pub fn different_settings(first: &Value, second: &Value) -> Vec<String> {
+    fn without_paths(value: &Value) -> Value {
+        match value {
+            Value::Object(fields) => {
+                let kept = fields.iter().filter(|(name, _)| *name != "path");
+                kept.map(|(name, value)| (name.clone(), without_paths(value)))
+                    .collect()
+            }
+            Value::Array(values) => values.iter().map(without_paths).collect(),
+            other => other.clone(),
+        }
+    }
+    let (first, second) = (&first["settings"], &second["settings"]);
+    let names = [first, second]
+        .into_iter()
+        .filter_map(Value::as_object)
+        .flat_map(|it| it.keys());
+    let mut names: Vec<String> = names
+        .filter(|name| {
+            without_paths(&first[name.as_str()]) != without_paths(&second[name.as_str()])
+        })
+        .cloned()
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Every measure of a report with its value for each question. Right is 1, wrong 0.
+fn measures(report: &Value) -> Result<BTreeMap<String, Values>> {
+    let benchmark = report["benchmark"].as_str().unwrap_or_default();
+    let found = match benchmark {
+        "choice" => choice(report),
+        "lambada" => lambada(report),
+        "sniah" | "passkey" => grid(report),
+        "perplexity" => perplexity(report),
+        other => {
+            let reason = format!("reports of {other:?} cannot be compared");
+            return Err(Error::Comparison(reason));
+        }
+    };
+    found.map_err(|error| Error::Comparison(format!("not a report of {benchmark}: {error}")))
+}
+
+type Measures = serde_json::Result<BTreeMap<String, Values>>;
+
+fn right(is_right: bool) -> f64 {
+    f64::from(u8::from(is_right))
+}
+
+fn choice(report: &Value) -> Measures {
+    let results: Vec<crate::choice::Scores> = serde_json::from_value(report["result"].clone())?;
+    let mut measures = BTreeMap::new();
+    for scores in results {
+        for &metric in scores.metrics.keys() {
+            let answers = scores.answers.iter().enumerate();
+            let values = answers.map(|(index, answer)| {
+                let question = format!("{index}: {}", answer.right);
+                (question, right(answer.is_right(metric)))
+            });
+            measures.insert(
+                format!("{} {}", scores.task, metric.name()),
+                values.collect(),
+            );
+        }
+    }
+    Ok(measures)
+}
+
+fn lambada(report: &Value) -> Measures {
+    let scores: crate::lambada::Scores = serde_json::from_value(report["result"].clone())?;
+    let words = || scores.answers.iter().enumerate();
+    let accuracy = words().map(|(index, answer)| (index.to_string(), right(answer.right)));
+    let loss = words().map(|(index, answer)| (index.to_string(), -answer.log_probability));
+    Ok(BTreeMap::from([
+        ("accuracy".to_owned(), accuracy.collect()),
+        ("nats per word".to_owned(), loss.collect()),
+    ]))
+}
+
+fn grid(report: &Value) -> Measures {
+    let answers: Vec<crate::grid::Answer> = serde_json::from_value(report["result"].clone())?;
+    let mut measures: BTreeMap<String, Values> = BTreeMap::new();
+    for answer in answers {
+        let measure = format!("{} at {}", answer.task, answer.length);
+        let question = format!("{}% {}: {}", answer.depth, answer.sample, answer.expected);
+        let values = measures.entry(measure).or_default();
+        values.insert(question, right(answer.correct));
+    }
+    Ok(measures)
+}
+
+fn perplexity(report: &Value) -> Measures {
+    let scores: crate::perplexity::Scores = serde_json::from_value(report["result"].clone())?;
+    let lengths = scores.lengths.iter().enumerate();
+    let of_length = |(index, at): (usize, &crate::perplexity::AtLength)| {
+        let documents = scores.documents.iter();
+        let values = documents.filter_map(|document| {
+            let question = format!("{}: {}", document.number, document.tokens);
+            Some((question, *document.losses.get(index)?))
+        });
+        (format!("nats per token at {}", at.length), values.collect())
+    };
+    Ok(lengths.map(of_length).collect())
+}
