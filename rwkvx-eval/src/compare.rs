@@ -27,10 +27,11 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// The interval in which the difference lies with 95% probability.
-    pub fn interval(&self) -> [f64; 2] {
+    /// The interval in which the difference lies with 95% probability; a single question tells of none.
+    pub fn interval(&self) -> Option<[f64; 2]> {
         let half = CONFIDENCE * self.difference.stderr;
-        [self.difference.value - half, self.difference.value + half]
+        let middle = self.difference.value;
+        (self.count > 1).then_some([middle - half, middle + half])
     }
 }
 

@@ -55,6 +55,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// A data set could not be fetched.
+    #[error("--download: {repository}: {reason}; datasets/README.md says how to get it by hand")]
+    Download {
+        /// The data set.
+        repository: String,
+        /// What went wrong.
+        reason: String,
+    },
+
     /// Two reports cannot be compared.
     #[error("compare: {0}")]
     Comparison(String),

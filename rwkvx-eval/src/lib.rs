@@ -12,6 +12,7 @@
 //! | [`perplexity`] | loss on long texts |
 //! | [`compare`] | two reports, question by question |
 //! | [`statistics`] | means and their standard errors |
+//! | [`page`] | all reports as one HTML page beside the paper's numbers |
 //! | [`report`], [`provenance`] | a result with all that is needed to repeat it |
 //! | [`runs`] | the newest trained model |
 //!
@@ -22,6 +23,8 @@
 mod branches;
 pub mod choice;
 pub mod compare;
+#[cfg(feature = "download")]
+pub mod download;
 mod error;
 pub mod grid;
 pub mod heat_map;
@@ -29,6 +32,7 @@ pub mod journal;
 pub mod lambada;
 pub mod language_model;
 pub mod lengths;
+pub mod page;
 pub mod passkey;
 pub mod perplexity;
 pub mod provenance;

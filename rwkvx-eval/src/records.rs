@@ -115,7 +115,7 @@ fn rows(path: &Path, limit: usize) -> Result<Vec<Record>> {
     })
 }
 
-/// Documents: the field `text` of the records of files, and `.txt` files as they are.
+/// Documents: the field `text` of the records of `.parquet` and `.jsonl` files, and other files as they are.
 ///
 /// # Errors
 ///
@@ -123,7 +123,8 @@ fn rows(path: &Path, limit: usize) -> Result<Vec<Record>> {
 pub fn texts(files: &[PathBuf]) -> Result<Vec<String>> {
     let mut texts = Vec::new();
     for path in files {
-        if path.extension().is_some_and(|ending| ending == "txt") {
+        let ending = path.extension().and_then(|ending| ending.to_str());
+        if !matches!(ending, Some("parquet" | "jsonl")) {
             texts.push(fs::read_to_string(path).map_err(Error::io(path))?);
             continue;
         }

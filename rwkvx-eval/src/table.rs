@@ -32,26 +32,40 @@ pub fn depths(answers: &[Answer]) -> Vec<f32> {
     depths
 }
 
-/// Right answers of each task at each length, all depths together.
-pub fn by_length(answers: &[Answer]) -> String {
-    let lengths = lengths(answers);
-    let mut text = format!("{:<10}", "tokens");
-    for &length in &lengths {
+/// Right answers of each task at each length, all depths together; of several models by name, side by side.
+pub fn by_length(models: &[(String, &[Answer])]) -> String {
+    let all: Vec<Answer> = models
+        .iter()
+        .flat_map(|(_, answers)| answers.iter().cloned())
+        .collect();
+    let width = match models {
+        [_] => 0,
+        _ => models
+            .iter()
+            .map(|(name, _)| name.chars().count() + 2)
+            .max()
+            .unwrap_or(0),
+    };
+    let mut text = format!("{:<10}{:width$}", "tokens", "");
+    for length in lengths(&all) {
         // Writing to a string cannot fail.
         let _ = write!(text, "{:>16}", Length(length));
     }
     text.push('\n');
-    for task in tasks(answers) {
-        let _ = write!(text, "{task:<10}");
-        for &length in &lengths {
-            let count = Count::of(answers, |answer| {
-                answer.task == task && answer.length == length
-            });
-            let percent = 100.0 * count.share();
-            let cell = format!("{percent:.0}% ({}/{})", count.correct, count.asked);
-            let _ = write!(text, "{cell:>16}");
+    for task in tasks(&all) {
+        for (name, answers) in models {
+            let name = if width > 0 { name } else { "" };
+            let _ = write!(text, "{task:<10}{name:<width$}");
+            for length in lengths(&all) {
+                let count = Count::of(answers, |answer| {
+                    answer.task == task && answer.length == length
+                });
+                let percent = 100.0 * count.share();
+                let cell = format!("{percent:.0}% ({}/{})", count.correct, count.asked);
+                let _ = write!(text, "{cell:>16}");
+            }
+            text.push('\n');
         }
-        text.push('\n');
     }
     text
 }
@@ -111,12 +125,25 @@ mod tests {
              passkey,2048,0,1,2,0.5\n\
              uuid,1024,0,0,1,0\n"
         );
-        let lines: Vec<String> = by_length(&answers)
-            .lines()
-            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
-            .collect();
+        let lines = |models: &[(String, &[Answer])]| -> Vec<String> {
+            by_length(models)
+                .lines()
+                .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+                .collect()
+        };
+        let several = [
+            ("a".to_owned(), &answers[..]),
+            ("b".to_owned(), &answers[1..2]),
+        ];
         assert_eq!(
-            lines,
+            lines(&several)[1..3],
+            [
+                "passkey a 100% (1/1) 50% (1/2)",
+                "passkey b 0% (0/0) 0% (0/1)"
+            ]
+        );
+        assert_eq!(
+            lines(&several[..1]),
             [
                 "tokens 1K 2K",
                 "passkey 100% (1/1) 50% (1/2)",

@@ -90,6 +90,10 @@ fn bad_options_and_files_are_named() {
             ],
         ),
         (
+            &["choice", "--task", "piqa", "--data", "none", "--download"],
+            &["--download", "baber/piqa", "datasets/README.md"],
+        ),
+        (
             &["choice", "--task", "piqa", "--data", "texts.jsonl"],
             &["texts.jsonl, line 1: no field `goal`", "text"],
         ),

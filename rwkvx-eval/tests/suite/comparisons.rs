@@ -42,7 +42,9 @@ fn differences_are_of_the_same_questions() {
     assert_eq!(difference.difference.value, 0.25);
     // Differences 1, 0, 0, 0: sample variance 1/4, standard error 1/4.
     assert_eq!(difference.difference.stderr, 0.25);
-    assert_eq!(difference.interval(), [0.25 - 0.49, 0.25 + 0.49]);
+    assert_eq!(difference.interval(), Some([0.25 - 0.49, 0.25 + 0.49]));
+    let single = &compare(&first, &grid(&[t], 1)).unwrap()[0];
+    assert_eq!((single.count, single.interval()), (1, None));
     let back = &compare(&second, &first).unwrap()[0];
     assert_eq!(back.difference.value, -0.25);
     assert!(different_settings(&first, &second).is_empty());

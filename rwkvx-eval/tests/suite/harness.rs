@@ -103,3 +103,9 @@ fn lambada_is_asked_and_counted_as_the_harness_does_it() {
     let theirs = harness.metrics["perplexity"];
     assert!((found.perplexity / theirs - 1.0).abs() < 1e-5);
 }
+
+#[test]
+fn the_client_in_the_documentation_is_the_one_that_is_tested() {
+    let documentation = include_str!("../../../docs/evaluation.md");
+    assert!(documentation.contains(include_str!("../../../scripts/eval/rwkvx_lm.py")));
+}

@@ -28,6 +28,9 @@ pub(crate) struct Choice {
     /// own folder or file
     #[arg(long, value_name = "PATH")]
     data: PathBuf,
+    /// Fetch data sets that are not there from Hugging Face first, in a build with the feature `download`
+    #[arg(long)]
+    download: bool,
     /// Ask the first so many questions of each task only
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
@@ -55,7 +58,11 @@ impl Choice {
         let tasks = self.tasks()?;
         let (mut asked, mut files) = (Vec::new(), Vec::new());
         for task in tasks {
-            let (questions, read) = self.questions(&task, self.folder(&task))?;
+            let place = self.folder(&task);
+            if self.download {
+                fetch_missing(&task, &place)?;
+            }
+            let (questions, read) = self.questions(&task, place)?;
             asked.push(Asked { task, questions });
             files.extend(read);
         }
@@ -123,7 +130,7 @@ impl Choice {
     /// Where a task's files are.
     fn folder(&self, task: &Task) -> PathBuf {
         let own = self.data.join(&task.name);
-        match own.is_dir() || self.task != [task.name.clone()] {
+        match own.is_dir() || self.download || self.task != [task.name.clone()] {
             true => own,
             false => self.data.clone(),
         }
@@ -142,6 +149,26 @@ impl Choice {
         };
         Ok((task.questions(&records, &examples)?, files))
     }
+}
+
+/// Fetches the splits of a task that are not in its folder.
+fn fetch_missing(task: &Task, place: &Path) -> Result<()> {
+    let shots = task.shots.as_ref().map(|shots| shots.split.as_str());
+    let missing: Vec<&str> = [Some(task.split.as_str()), shots]
+        .into_iter()
+        .flatten()
+        .filter(|split| records::split_files(place, &task.config, split).is_empty())
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    #[cfg(feature = "download")]
+    return rwkvx_eval::download::fetch(task, &missing, place);
+    #[cfg(not(feature = "download"))]
+    Err(Error::Download {
+        repository: task.repository.clone(),
+        reason: "this program was built without the feature `download`".to_owned(),
+    })
 }
 
 /// The records of a split, and the files they are from.

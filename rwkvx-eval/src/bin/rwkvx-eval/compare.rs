@@ -63,10 +63,16 @@ fn print_table(differences: &[Difference]) {
             true => (1.0, 4),
             false => (100.0, 2),
         };
-        let [low, high] = difference.interval().map(|value| scale * value);
-        let clear = if low > 0.0 || high < 0.0 { "  *" } else { "" };
+        let interval = match difference.interval() {
+            Some([low, high]) => {
+                let clear = if low > 0.0 || high < 0.0 { "  *" } else { "" };
+                let (low, high) = (scale * low, scale * high);
+                format!("{low:+.digits$} to {high:+.digits$}{clear}")
+            }
+            None => "one question tells of none".to_owned(),
+        };
         println!(
-            "{:<28}{:>8}{:>11.digits$}{:>11.digits$}{:>+11.digits$}  {low:+.digits$} to {high:+.digits$}{clear}",
+            "{:<28}{:>8}{:>11.digits$}{:>11.digits$}{:>+11.digits$}  {interval}",
             difference.measure,
             difference.count,
             scale * difference.first.value,

@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rwkvx_eval::grid::Answer;
 use rwkvx_eval::journal::{self, Journal};
 use rwkvx_eval::report::{ModelInfo, write_grid};
-use rwkvx_eval::{Error, Result, table};
+use rwkvx_eval::{Error, Result, runs, table};
 use serde::Serialize;
 use serde_json::json;
 
@@ -48,15 +48,20 @@ pub(crate) fn finish<S: Serialize>(
         print_json(reported);
         return Ok(());
     }
-    println!("{remark}");
+    let paths: Vec<PathBuf> = reported
+        .iter()
+        .map(|it| it.report.model.file.path.clone())
+        .collect();
+    let answers = reported.iter().map(|it| it.report.result.as_slice());
+    let models: Vec<(String, &[Answer])> = runs::names(&paths).into_iter().zip(answers).collect();
     for Reported { directory, report } in reported {
-        println!("\n{}\n", headline(report));
-        println!("{}", table::by_length(&report.result));
+        println!("{}", headline(report));
+        let folder = directory.display();
         println!(
-            "{:.1} s; every cell and answer is in {}",
-            report.seconds,
-            directory.display()
+            "{:.1} s; every cell and answer is in {folder}",
+            report.seconds
         );
     }
+    println!("{remark}\n\n{}", table::by_length(&models));
     Ok(())
 }

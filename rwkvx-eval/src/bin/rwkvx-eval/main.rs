@@ -7,6 +7,7 @@ mod lambada;
 mod model;
 mod passkey;
 mod perplexity;
+mod report;
 mod session;
 mod sniah;
 
@@ -58,6 +59,8 @@ enum Command {
     Perplexity(perplexity::Perplexity),
     /// Two reports of a benchmark, question by question, with confidence intervals
     Compare(compare::Compare),
+    /// All reports as one HTML page, beside the paper's own numbers; --out is its file [default: report.html]
+    Report(report::Report),
 }
 
 impl Task for Cli {
@@ -71,6 +74,7 @@ impl Task for Cli {
             Command::Lambada(command) => command.run::<B>(&self.common, device),
             Command::Perplexity(command) => command.run::<B>(&self.common, device),
             Command::Compare(command) => command.run(self.common.json),
+            Command::Report(command) => command.run(self.common.out.as_deref(), self.common.json),
         }
     }
 }

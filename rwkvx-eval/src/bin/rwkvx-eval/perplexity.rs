@@ -14,7 +14,7 @@ use crate::session::{ask_each, headline, print_json, progress};
 
 #[derive(Args)]
 pub(crate) struct Perplexity {
-    /// Documents: Parquet or lines of JSON with the field `text`, or .txt files of one each
+    /// Documents: .parquet or .jsonl files with the field `text`, or text files of one each
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
     /// Lengths in tokens; a document counts for those that it has
@@ -100,7 +100,10 @@ fn print_table(scores: &Scores) {
                 "{:>10}{:>12}{:>18}{:>14.3}",
                 Length(at.length),
                 at.documents,
-                format!("{:.4} +- {:.4}", at.loss.value, at.loss.stderr),
+                match at.documents {
+                    1 => format!("{:.4}", at.loss.value),
+                    _ => format!("{:.4} +- {:.4}", at.loss.value, at.loss.stderr),
+                },
                 at.loss.value.exp()
             );
         } else {

@@ -1,0 +1,225 @@
+//! The page of all results, from runs of every benchmark to a browser.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::support::{benchmark, program, save_run, succeed};
+
+/// Runs every benchmark on two readings of a model, and makes the page of them.
+fn page(place: &Path) -> String {
+    save_run(place, "demo-1");
+    let text: String = (0..900u32)
+        .map(|at| char::from(97 + (at * at % 26) as u8))
+        .collect();
+    fs::write(place.join("book.txt"), text).unwrap();
+    let data = benchmark("");
+    let data = data.to_str().unwrap();
+    let lambada = benchmark("lambada/test.jsonl");
+    let needles = [
+        "--len",
+        "600,1K",
+        "--depths",
+        "3",
+        "--samples",
+        "1",
+        "--answer-tokens",
+        "40",
+    ];
+    for (chunks, folder) in [("32", "a"), ("8", "b")] {
+        for (name, arguments) in [
+            ("choice", &["choice", "--task", "all", "--data", data][..]),
+            (
+                "lambada",
+                &["lambada", lambada.to_str().unwrap(), "--limit", "2"],
+            ),
+            ("sniah", &[&["sniah"], &needles[..]].concat()),
+            (
+                "passkey",
+                &[
+                    "passkey",
+                    "--len",
+                    "300,600",
+                    "--depths",
+                    "2",
+                    "--samples",
+                    "1",
+                ],
+            ),
+            (
+                "perplexity",
+                &[
+                    "perplexity",
+                    "book.txt",
+                    "--len",
+                    "100,400",
+                    "--skip",
+                    "50",
+                    "--parts",
+                    "4",
+                ],
+            ),
+        ] {
+            let out = format!("results/{folder}/{name}");
+            succeed(
+                place,
+                &[arguments, &["--chunk-size", chunks, "--out", &out]].concat(),
+            );
+        }
+    }
+    // As `rwkvx-eval latency` writes it.
+    let mut latency = rwkvx_eval::report::read(&place.join("results/a/sniah")).unwrap();
+    let point = |model: &str, length: usize, step_ms: f64| {
+        json!({
+            "model": model, "length": length, "prefill_tokens_per_second": 1000.0, "step_ms": step_ms,
+            "state_bytes": length << 10,
+        })
+    };
+    let points = [
+        point("rwkvx", 1024, 9.0),
+        point("rwkvx", 65_536, 9.5),
+        point("rwkv7", 1024, 7.25),
+    ];
+    latency["benchmark"] = json!("latency");
+    latency["result"] = json!({ "points": points });
+    fs::create_dir_all(place.join("results/latency")).unwrap();
+    fs::write(
+        place.join("results/latency/report.json"),
+        latency.to_string(),
+    )
+    .unwrap();
+
+    let said = succeed(place, &["report", "results", "--title", "Small <models>"]);
+    assert!(said.contains("11 reports"), "{said}");
+    fs::read_to_string(place.join("report.html")).unwrap()
+}
+
+#[test]
+fn the_page_holds_every_result_beside_the_papers() {
+    let place = tempfile::tempdir().unwrap();
+    let page = page(place.path());
+    for part in [
+        "<title>Small &lt;models&gt;</title>",
+        // Models and their readings.
+        "32 x 2",
+        "8 x 2",
+        // The paper's tables 2 and 3.
+        "<td>RWKV-X-3.6B</td>",
+        "<td>71.9</td>",
+        "<td>95.6</td>",
+        "asked of: demo-1 lambada 2, demo-1-2 lambada 2.",
+        "HellaSwag",
+        "3: UUID in essays",
+        "of 3</small>",
+        "demo-1: number",
+        "demo-1-2: passkey protocol",
+        "Loss by position",
+        "nats at 400",
+        "demo-1, rwkv7",
+        "<td>7.25</td>",
+        "prefers-color-scheme: dark",
+        "&quot;seed&quot;: 42",
+    ] {
+        assert!(page.contains(part), "`{part}` is not on the page");
+    }
+    // Three tasks and the passkey protocol of two readings.
+    assert_eq!(page.matches("<svg class=map").count(), 8);
+    assert_eq!(page.matches("<svg class=chart").count(), 5);
+    assert_eq!(page.matches("<details>").count(), 11);
+    // It needs nothing from elsewhere, and runs nothing.
+    for part in ["<script", "src=", "@import", "url("] {
+        assert!(!page.contains(part), "`{part}` is on the page");
+    }
+    assert!(!page.contains("NaN") && !page.contains("undefined"));
+    look(place.path());
+}
+
+/// Opens the page in Chromium, if there is one: nothing is wider than the window, wide or narrow. With `SCREENSHOTS` it
+/// leaves pictures in that folder.
+fn look(place: &Path) {
+    let Ok(version) = Command::new("chromium").arg("--version").output() else {
+        eprintln!("chromium is not installed: the page was not looked at");
+        return;
+    };
+    assert!(version.status.success());
+    let chromium = |arguments: &[&str]| {
+        let output = Command::new("chromium")
+            .args([
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--hide-scrollbars",
+            ])
+            .args(arguments)
+            .current_dir(place)
+            .env("HOME", place)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let url = |name: &str| format!("file://{}", place.join(name).display());
+    // A frame has any width, which a window has not.
+    let page = fs::read_to_string(place.join("report.html")).unwrap();
+    let measure = "<script>parent.postMessage([innerWidth, document.documentElement.scrollWidth, \
+                   document.querySelectorAll('svg').length], '*')</script>";
+    fs::write(place.join("measured.html"), page + measure).unwrap();
+    for width in [390, 1280] {
+        let frame = format!(
+            "<script>onmessage = event => document.title = event.data.join()</script>\
+             <iframe src=measured.html width={width} height=2000 style='border:0'></iframe>"
+        );
+        fs::write(place.join("frame.html"), frame).unwrap();
+        let dom = chromium(&[
+            "--virtual-time-budget=3000",
+            "--dump-dom",
+            &url("frame.html"),
+        ]);
+        let found = format!("<title>{width},{width},13</title>");
+        assert!(
+            dom.contains(&found),
+            "{width}: {}",
+            &dom[..dom.len().min(300)]
+        );
+    }
+    if let Ok(folder) = std::env::var("SCREENSHOTS") {
+        for (name, scheme, width) in [("light", 1, 1280), ("dark", 0, 1280), ("phone", 1, 500)] {
+            let file = format!("--screenshot={folder}/{name}.png");
+            let size = format!("--window-size={width},3200");
+            let scheme = format!("--blink-settings=preferredColorScheme={scheme}");
+            chromium(&[&file, &size, &scheme, &url("report.html")]);
+        }
+    }
+}
+
+#[test]
+fn what_is_no_report_is_named() {
+    let place = tempfile::tempdir().unwrap();
+    fs::create_dir(place.path().join("empty")).unwrap();
+    fs::create_dir(place.path().join("old")).unwrap();
+    let old =
+        json!({ "benchmark": "sniah", "program": {}, "model": {}, "settings": {}, "result": [] });
+    fs::write(place.path().join("old/report.json"), old.to_string()).unwrap();
+    for (arguments, says) in [
+        (&["report"][..], "runs"),
+        (
+            &["report", "empty"],
+            "empty: the folder holds no report.json of rwkvx-eval",
+        ),
+        (&["report", "none.json"], "none.json"),
+        (
+            &["report", "old"],
+            "old/report.json: not a report of this version",
+        ),
+    ] {
+        let output = program(place.path(), arguments);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && errors.contains(says),
+            "{errors}"
+        );
+        assert!(!place.path().join("report.html").exists());
+    }
+}
