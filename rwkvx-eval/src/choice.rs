@@ -58,7 +58,7 @@ pub fn requests(questions: &[Question]) -> Vec<Request> {
         .collect()
 }
 
-/// Asks a task's questions; also gives the score of each of their [`requests`].
+/// Asks a task's questions; also gives the score of each of their [`requests()`].
 ///
 /// # Errors
 ///
