@@ -1,6 +1,6 @@
 //! Multiple choice: which continuation does the model find likeliest?
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use indicatif::ProgressBar;
 use rwkvx_datasets::Tokenizer;
@@ -80,31 +80,31 @@ pub fn run(
             answer(question, of_question)
         })
         .collect();
-    let metrics = |belongs: &dyn Fn(&Question) -> bool| {
-        let mean = |&metric: &Metric| {
-            let of_group = questions
-                .iter()
-                .zip(&answers)
-                .filter(|(question, _)| belongs(question));
-            let right = of_group.map(|(_, answer)| f64::from(u8::from(answer.is_right(metric))));
-            (metric, Mean::of(right))
-        };
-        task.metrics.iter().map(mean).collect()
-    };
-    let groups: BTreeSet<&String> = questions
+    // Right or wrong by metric, group by group; a task without groups is one.
+    let mut right: BTreeMap<Metric, BTreeMap<String, Vec<f64>>> = BTreeMap::new();
+    for (question, answer) in questions.iter().zip(&answers) {
+        for &metric in &task.metrics {
+            let group = question.group.clone().unwrap_or_default();
+            let values = right.entry(metric).or_default().entry(group).or_default();
+            values.push(f64::from(u8::from(answer.is_right(metric))));
+        }
+    }
+    let mut groups: BTreeMap<String, BTreeMap<Metric, Mean>> = BTreeMap::new();
+    for (&metric, by_group) in &right {
+        for (group, values) in by_group.iter().filter(|(group, _)| !group.is_empty()) {
+            let mean = Mean::of(values.iter().copied());
+            groups
+                .entry(group.clone())
+                .or_default()
+                .insert(metric, mean);
+        }
+    }
+    let metrics = right
         .iter()
-        .filter_map(|question| question.group.as_ref())
-        .collect();
-    let groups = groups
-        .into_iter()
-        .map(|group| {
-            let of_group = metrics(&|question| question.group.as_ref() == Some(group));
-            (group.clone(), of_group)
-        })
-        .collect();
+        .map(|(&metric, by_group)| (metric, Mean::pooled(by_group.values().map(Vec::as_slice))));
     let result = Scores {
         task: task.name.clone(),
-        metrics: metrics(&|_| true),
+        metrics: metrics.collect(),
         groups,
         answers,
     };

@@ -5,10 +5,12 @@ use rwkvx_model::{RwkvX, Score, ScoredText, greedy, score};
 
 use crate::{Result, branches};
 
-/// Prompts longer than this are read one after another, common beginnings once: they keep a device busy alone, and
-/// their caches would not leave room for many side by side.
+/// Prompts longer than this are read one after another, common beginnings once: they keep a device busy alone.
 const LONG: usize = 1 << 14;
-/// Most prompts that are read side by side.
+/// Tokens of prompts that are read side by side. A batch keeps the matrix products large; beyond this a batch only costs
+/// memory, which the caches of the sparse blocks take by the token.
+const BATCH_TOKENS: usize = 1 << 16;
+/// Most prompts in a batch.
 const MAX_BATCH: usize = 16;
 
 /// A model that can go on from a text, and say how likely a text is.
@@ -52,7 +54,11 @@ impl<B: KernelBackend> LanguageModel for RwkvX<B> {
         }
         let indices: Vec<usize> = (0..prompts.len()).collect();
         let alike = indices.chunk_by(|&a, &b| prompts[a].len() == prompts[b].len());
-        for batch in alike.flat_map(|alike| alike.chunks(MAX_BATCH)) {
+        let batches = alike.flat_map(|alike| {
+            let rows = BATCH_TOKENS / prompts[alike[0]].len().max(1);
+            alike.chunks(rows.clamp(1, MAX_BATCH))
+        });
+        for batch in batches {
             let rows: Vec<&[u32]> = batch.iter().map(|&index| prompts[index]).collect();
             let all_enough = |rows: &[Vec<u32>]| {
                 let mut rows = batch.iter().zip(rows);

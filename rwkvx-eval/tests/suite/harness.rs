@@ -81,14 +81,18 @@ fn answers_count_as_the_harness_counts_them() {
         let told = Told(harness.scores());
         let bar = ProgressBar::hidden();
         let (found, _) = choice::run(&told, &byte, &task, &questions(&task), &bar).unwrap();
-        assert_eq!(found.metrics.len(), harness.metrics.len(), "{}", task.name);
+        assert_eq!(
+            2 * found.metrics.len(),
+            harness.metrics.len(),
+            "{}",
+            task.name
+        );
         for (metric, mean) in found.metrics {
-            let theirs = harness.metrics[metric.name()];
-            assert!(
-                (mean.value - theirs).abs() < 1e-12,
-                "{} {metric:?}",
-                task.name
-            );
+            let theirs = ["", "_stderr"].map(|ending| format!("{}{ending}", metric.name()));
+            for (ours, theirs) in [mean.value, mean.stderr].into_iter().zip(theirs) {
+                let distance = (ours - harness.metrics[&theirs]).abs();
+                assert!(distance < 1e-12, "{} {theirs}: {ours}", task.name);
+            }
         }
     }
 }
@@ -100,6 +104,7 @@ fn lambada_is_asked_and_counted_as_the_harness_does_it() {
     harness.assert_same_requests("lambada", &requests);
     let found = lambada::scores(&harness.scores());
     assert_eq!(found.accuracy.value, harness.metrics["acc"]);
+    assert_eq!(found.accuracy.stderr, harness.metrics["acc_stderr"]);
     let theirs = harness.metrics["perplexity"];
     assert!((found.perplexity / theirs - 1.0).abs() < 1e-5);
 }

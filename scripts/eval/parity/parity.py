@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import safetensors.numpy
 import yaml
+from lm_eval.api.metrics import pooled_sample_stderr
 
 ROOT = pathlib.Path(__file__).parents[3]
 FIXTURES = ROOT / "rwkvx-eval/tests/data/benchmarks"
@@ -106,7 +107,8 @@ def harness(rwkvx, model, place):
         model=RwkvX(str(model), rwkvx),
         tasks=[name for parts in names.values() for name in parts],
         task_manager=manager,
-        bootstrap_iters=0,
+        # Errors of means need none, but are left out without.
+        bootstrap_iters=2,
     )
     results = {}
     for task, parts in names.items():
@@ -119,8 +121,13 @@ def harness(rwkvx, model, place):
         sizes = [len(found["samples"][part]) for part in parts]
         for key in found["results"][parts[0]]:
             metric, _, kind = key.partition(",")
-            if kind == "none" and not metric.endswith("_stderr"):
-                values = [found["results"][part][key] for part in parts]
+            values = [found["results"][part][key] for part in parts]
+            # The error of perplexity is by random samples.
+            if kind != "none" or metric == "perplexity_stderr":
+                continue
+            if metric.endswith("_stderr"):
+                metrics[metric] = float(pooled_sample_stderr(values, sizes))
+            else:
                 metrics[metric] = float(np.average(values, weights=sizes))
         results[task] = {"requests": requests, "metrics": metrics}
     return results
@@ -139,9 +146,12 @@ def ours(program, model, place, task):
     lines = map(json.loads, (out / "requests.jsonl").read_text().splitlines())
     requests = [[line["context"], line["continuation"], line["log_probability"], line["greedy"]] for line in lines]
     if task == "lambada":
-        metrics = {"acc": result["accuracy"]["value"], "perplexity": result["perplexity"]}
+        means = {"acc": result["accuracy"]}
+        metrics = {"perplexity": result["perplexity"]}
     else:
-        metrics = {name: mean["value"] for name, mean in result[0]["metrics"].items()}
+        means, metrics = result[0]["metrics"], {}
+    for name, mean in means.items():
+        metrics |= {name: mean["value"], f"{name}_stderr": mean["stderr"]}
     return {"requests": requests, "metrics": metrics}
 
 
