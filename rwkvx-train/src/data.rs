@@ -5,7 +5,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::tensor::backend::Backend;
@@ -261,7 +260,8 @@ impl Source {
     }
 }
 
-/// The batches of one phase, in mini-epochs, for Burn's learner.
+/// The batches of one phase, as one epoch, for Burn's learner: it starts new threads for its devices with every epoch, and each thread's memory on a GPU
+/// would stay.
 #[derive(Clone)]
 pub struct Feed {
     /// The samples.
@@ -274,12 +274,10 @@ pub struct Feed {
     pub devices: usize,
     /// Which of them this is for.
     pub rank: usize,
-    /// Steps per mini-epoch.
-    pub epoch: u64,
     /// Steps of the phase.
     pub steps: u64,
-    /// Steps handed out so far. Burn asks for an iterator per epoch without saying which epoch it is.
-    pub done: Arc<AtomicU64>,
+    /// Steps made before.
+    pub done: u64,
     /// Where errors go.
     pub relay: Relay,
 }
@@ -301,12 +299,9 @@ impl Feed {
 
 impl<B: Backend> DataLoader<B, Batch> for Feed {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<Batch> + 'a> {
-        let start = self.done.load(Ordering::Relaxed);
-        let end = ((start / self.epoch + 1) * self.epoch).min(self.steps);
-        Box::new(Epoch {
+        Box::new(Remaining {
             feed: self,
-            start,
-            end,
+            done: self.done,
         })
     }
 
@@ -322,42 +317,33 @@ impl<B: Backend> DataLoader<B, Batch> for Feed {
     fn slice(&self, start: usize, _end: usize) -> Arc<dyn DataLoader<B, Batch>> {
         Arc::new(Self {
             rank: start,
-            done: Arc::new(AtomicU64::new(self.done.load(Ordering::Relaxed))),
             ..self.clone()
         })
     }
 }
 
-struct Epoch<'a> {
+/// The steps that are not yet made.
+struct Remaining<'a> {
     feed: &'a Feed,
-    start: u64,
-    end: u64,
+    done: u64,
 }
 
-impl Iterator for Epoch<'_> {
+impl Iterator for Remaining<'_> {
     type Item = Batch;
 
     fn next(&mut self) -> Option<Batch> {
-        let done = self.feed.done.load(Ordering::Relaxed);
-        if done >= self.end {
+        if self.done >= self.feed.steps {
             return None;
         }
-        self.feed.done.store(done + 1, Ordering::Relaxed);
-        self.feed
-            .batch(done)
-            .inspect_err(|_| self.feed.done.store(self.end, Ordering::Relaxed))
-            .map_err(|error| self.feed.relay.fail(error))
-            .ok()
+        let batch = self.feed.batch(self.done);
+        self.done += 1;
+        batch.map_err(|error| self.feed.relay.fail(error)).ok()
     }
 }
 
-impl DataLoaderIterator<Batch> for Epoch<'_> {
+impl DataLoaderIterator<Batch> for Remaining<'_> {
     fn progress(&self) -> Progress {
-        let done = self.feed.done.load(Ordering::Relaxed);
-        Progress::new(
-            (done - self.start) as usize,
-            (self.end - self.start) as usize,
-        )
+        Progress::new(self.done as usize, self.feed.steps as usize)
     }
 }
 

@@ -6,7 +6,7 @@
 //! | [`phase`] | base, stage 1, stage 2, and the plain model beside them: what each trains |
 //! | [`data`] | samples as a pure function of the step, and Burn's data loader over them |
 //! | [`step`], [`workers`], [`outcome`] | micro-batches, their sum, and what they came to: what the learner calls on each device |
-//! | [`precision`] | bf16 passes over f32 parameters |
+//! | [`precision`], [`devices`] | bf16 passes over f32 parameters; which devices share a step |
 //! | [`recompute`] | gradients layer by layer, for long contexts |
 //! | [`head_loss`], [`longce`] | cross-entropy without the logits of a whole batch, L2Wrap, token weights |
 //! | [`gradient`], [`optimizer`], [`schedule`] | global norm, AdamW with RWKV's groups, warm-up and cosine |
@@ -25,6 +25,7 @@ pub mod config;
 pub mod curve;
 pub mod dashboard;
 pub mod data;
+pub mod devices;
 mod error;
 pub mod flops;
 pub mod gradient;

@@ -2,14 +2,12 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use burn::backend::Autodiff;
 use burn::module::AutodiffModule;
-use burn::prelude::DeviceOps;
-use burn::tensor::backend::{Backend, DeviceId};
+use burn::tensor::backend::Backend;
 use burn::train::metric::LearningRateMetric;
 use burn::train::{ExecutionStrategy, Learner, MultiDeviceOptim, SupervisedTraining};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -31,7 +29,7 @@ use crate::session::{Recorded, Session};
 use crate::step::{StepSettings, Trainee};
 use crate::weights::{Weights, metadata, trainable};
 use crate::workers::Workers;
-use crate::{Error, Result, curve, flops, questions, stop};
+use crate::{Error, Result, curve, devices, flops, questions, stop};
 
 /// The configuration of a run, in its directory.
 pub const CONFIG: &str = "config.json";
@@ -48,17 +46,6 @@ pub struct RunOptions {
     pub peak_tflops: Option<f64>,
     /// Burn's dashboard instead of lines of text.
     pub dashboard: bool,
-}
-
-impl Default for RunOptions {
-    fn default() -> Self {
-        Self {
-            devices: 1,
-            skip_bad_steps: false,
-            peak_tflops: None,
-            dashboard: false,
-        }
-    }
 }
 
 /// Makes the directory of a new run and writes its configuration there.
@@ -106,7 +93,7 @@ pub fn train<B: KernelBackend>(
         config,
         directory,
         device,
-        devices: devices::<B>(device, options.devices)?,
+        devices: devices::first::<B>(device, options.devices)?,
         weights: Weights {
             config,
             directory,
@@ -222,7 +209,6 @@ impl<B: KernelBackend> Run<'_, B> {
             saved.restore_optimizer(&mut optimizer, &parameters, self.device)?;
         }
         let relay = Relay::default();
-        let every = self.config.checkpoints.every_steps;
         let session = Arc::new(Mutex::new(Session {
             position,
             steps: stage.steps,
@@ -234,7 +220,7 @@ impl<B: KernelBackend> Run<'_, B> {
                 .options
                 .peak_tflops
                 .map(|peak| peak * 1e12 * self.devices.len() as f64),
-            checkpoint_every: every,
+            checkpoint_every: self.config.checkpoints.every_steps,
             journal: Journal::open(self.directory, phase, position.step)?,
             checkpoints: self.checkpoints.clone(),
             parameters,
@@ -254,9 +240,8 @@ impl<B: KernelBackend> Run<'_, B> {
             micro_batch: stage.micro_batch,
             devices: self.devices.len(),
             rank: 0,
-            epoch: every,
             steps: stage.steps,
-            done: Arc::new(AtomicU64::new(position.step)),
+            done: position.step,
             relay: relay.clone(),
         };
         let learner = Learner::new(
@@ -266,22 +251,6 @@ impl<B: KernelBackend> Run<'_, B> {
         );
         let mut training =
             SupervisedTraining::new(self.directory, Arc::new(feed), Arc::new(NoValidation))
-                .metric_train_numeric(ReportMetric::new("Loss", |report| report.loss))
-                .metric_train_numeric(ReportMetric::new("NLL", |report| report.nll))
-                .metric_train_numeric(ReportMetric::new("Answer NLL", |report| {
-                    report.answer_nll.unwrap_or(report.nll)
-                }))
-                .metric_train_numeric(ReportMetric::new("Gradient norm", |report| {
-                    report.grad_norm
-                }))
-                .metric_train_numeric(ReportMetric::new("Tokens/s", |report| {
-                    report.speed.tokens_per_second
-                }))
-                .metric_train_numeric(ReportMetric::new("TFLOP/s", |report| report.speed.tflops))
-                .metric_train_numeric(ReportMetric::new("Memory MiB", |report| {
-                    report.speed.memory_bytes.unwrap_or(0) as f64 / f64::from(1 << 20)
-                }))
-                .metric_train_numeric(LearningRateMetric::new())
                 .with_metric_logger(NoFiles)
                 .with_application_logger(None)
                 .with_interrupter(relay.interrupter())
@@ -292,14 +261,10 @@ impl<B: KernelBackend> Run<'_, B> {
                     )
                     .into(),
                 )
-                .num_epochs(stage.steps.div_ceil(every) as usize);
-        if self.options.peak_tflops.is_some() {
-            training = training.metric_train_numeric(ReportMetric::new("MFU", |report| {
-                report.speed.mfu.unwrap_or_default()
-            }));
-        }
-        if position.step > 0 {
-            training = training.checkpoint((position.step / every) as usize);
+                .metric_train_numeric(LearningRateMetric::new())
+                .num_epochs(1);
+        for metric in ReportMetric::shown(self.options.peak_tflops.is_some()) {
+            training = training.metric_train_numeric(metric);
         }
         if !self.options.dashboard {
             let progress =
@@ -369,26 +334,5 @@ impl<B: KernelBackend> Run<'_, B> {
         let seed = self.config.seed.wrapping_add(offset);
         let data = stage.data.as_ref().unwrap_or(&self.config.data);
         Source::open(data, &self.tokenizer, stage.context, seed)
-    }
-}
-
-/// The first `count` devices of the kind of `first`.
-fn devices<B: KernelBackend>(first: &B::Device, count: usize) -> Result<Vec<B::Device>> {
-    let kind = first.to_id().type_id;
-    let devices: Vec<B::Device> = (0..count)
-        .map(|index| B::Device::from_id(DeviceId::new(kind, index as u16)))
-        .collect();
-    // Those of a CPU are one and the same.
-    let is_cpu = B::memory_in_use(first).is_none();
-    let there_are = B::device_count(kind);
-    if count == 1 {
-        return Ok(vec![first.clone()]);
-    }
-    match count > 0 && (is_cpu || count <= there_are) {
-        true => Ok(devices),
-        false => Err(Error::Option {
-            option: "--devices",
-            reason: format!("is {count}, but {} has {there_are}", B::name(first)),
-        }),
     }
 }

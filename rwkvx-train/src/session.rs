@@ -1,4 +1,4 @@
-//! The end of every step: clipping, the update, the metrics line and, at the end of a mini-epoch, the checkpoint.
+//! The end of every step: clipping, the update, the metrics line and, when one is due, the checkpoint.
 //!
 //! Burn 0.21 checkpoints through records, one file each for model, optimiser and scheduler, from three threads and without
 //! a mark of completeness. Here the checkpoint is one folder of named tensors that appears whole. The optimiser's call is

@@ -103,9 +103,24 @@ fn longce_weights_and_loss_match_the_oracle() {
         1e-5,
     );
     let short = longce.short_losses(&model, &ids, &targets).unwrap();
-    let weights = floats(short.clone().weights(full));
+    let weights = floats(short.clone().weights(full.clone()));
     assert_close("weight", &weights, &golden.floats("weight"), 1e-5);
     assert!(weights[..32].iter().all(|weight| *weight == 1.0));
+
+    let half = LongCe { every: 2, ..longce };
+    let fewer = half.short_losses(&model, &ids, &targets).unwrap();
+    let fewer = floats(fewer.weights(full));
+    let served: Vec<_> = half
+        .windows(90)
+        .into_iter()
+        .map(|(_, served)| served)
+        .collect();
+    assert_eq!(served, [32..48, 64..80]);
+    for (at, (fewer, all)) in fewer.iter().zip(&weights).enumerate() {
+        let is_served = served.iter().any(|served| served.contains(&(at % 90)));
+        let expected = if is_served { *all } else { 1.0 };
+        assert!((fewer - expected).abs() < 1e-5, "{at}: {fewer} {expected}");
+    }
 
     let model = golden_model::<Ad>();
     let objective = Objective {

@@ -26,6 +26,15 @@ use rwkvx_train::workers::Workers;
 
 use crate::support::{Ad, B, PLAIN, assert_close, batch, floats, rows, small_model, values};
 
+/// Short passes of 12 tokens.
+const LONGCE: LongCe = LongCe {
+    context: 8,
+    stride: 4,
+    gamma: 5.0,
+    first: 0,
+    every: 1,
+};
+
 fn trainee(phase: Phase, settings: StepSettings) -> Trainee<Ad> {
     let model = RwkvX::<Ad>::from_inner(small_model(1));
     Trainee::new(
@@ -84,17 +93,10 @@ fn workers_change_no_bit() {
 /// Frozen parameters and those of all other phases; LongCE, whose short passes run beside.
 #[test]
 fn computing_layers_again_changes_no_gradient() {
-    let longce = LongCe {
-        context: 8,
-        stride: 4,
-        gamma: 5.0,
-        first: 0,
-        every: 1,
-    };
     let batch = batch(rows(3, 25, 50), 2);
     for phase in [Phase::Base, Phase::Stage1, Phase::Stage2] {
         let settings = StepSettings {
-            longce: (phase == Phase::Stage2).then_some(longce),
+            longce: (phase == Phase::Stage2).then_some(LONGCE),
             l2_wrap: true,
             ..PLAIN
         };
@@ -121,13 +123,7 @@ fn computing_layers_again_changes_no_gradient() {
 #[test]
 fn accumulating_micro_batches_equals_one_big_batch() {
     let settings = StepSettings {
-        longce: Some(LongCe {
-            context: 8,
-            stride: 4,
-            gamma: 5.0,
-            first: 0,
-            every: 1,
-        }),
+        longce: Some(LONGCE),
         ..PLAIN
     };
     let trainee = trainee(Phase::Stage2, settings);
@@ -181,15 +177,8 @@ fn clipping_limits_the_norm_of_the_whole_gradient_and_keeps_its_direction() {
 
 #[test]
 fn the_shares_of_devices_add_up_to_the_batch() {
-    let longce = LongCe {
-        context: 8,
-        stride: 4,
-        gamma: 5.0,
-        first: 0,
-        every: 1,
-    };
     let settings = StepSettings {
-        longce: Some(longce),
+        longce: Some(LONGCE),
         ..PLAIN
     };
     let trainee = trainee(Phase::Stage2, settings);
