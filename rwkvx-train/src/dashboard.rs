@@ -32,21 +32,24 @@ pub struct ReportMetric {
 }
 
 impl ReportMetric {
-    /// What a run shows of its steps, with the share of the devices' operations if it is known.
-    pub fn shown(mfu: bool) -> Vec<Self> {
+    /// What a run shows of its steps: the loss of answers where the data marks them, the share of the devices' operations where that is known.
+    pub fn shown(answers: bool, mfu: bool) -> Vec<Self> {
         let mut shown = vec![
             Self::new("Loss", |report| report.loss),
             Self::new("NLL", |report| report.nll),
-            Self::new("Answer NLL", |report| {
-                report.answer_nll.unwrap_or(report.nll)
-            }),
+        ];
+        if answers {
+            let nll = |report: &StepReport| report.answer_nll.unwrap_or(report.nll);
+            shown.push(Self::new("Answer NLL", nll));
+        }
+        shown.extend([
             Self::new("Gradient norm", |report| report.grad_norm),
             Self::new("Tokens/s", |report| report.speed.tokens_per_second),
             Self::new("TFLOP/s", |report| report.speed.tflops),
             Self::new("Memory MiB", |report| {
                 report.speed.memory_bytes.unwrap_or(0) as f64 / f64::from(1 << 20)
             }),
-        ];
+        ]);
         if mfu {
             let share = |report: &StepReport| report.speed.mfu.unwrap_or(0.0);
             shown.push(Self::new("MFU", share));

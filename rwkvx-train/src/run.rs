@@ -234,8 +234,10 @@ impl<B: KernelBackend> Run<'_, B> {
             recompute: stage.recompute,
             precision: self.config.precision,
         };
+        let source = self.source(phase, stage)?;
+        let marks_answers = matches!(source, Source::Needles(_));
         let feed = Feed {
-            source: Arc::new(self.source(phase, stage)?),
+            source: Arc::new(source),
             batch: stage.batch,
             micro_batch: stage.micro_batch,
             devices: self.devices.len(),
@@ -263,7 +265,8 @@ impl<B: KernelBackend> Run<'_, B> {
                 )
                 .metric_train_numeric(LearningRateMetric::new())
                 .num_epochs(1);
-        for metric in ReportMetric::shown(self.options.peak_tflops.is_some()) {
+        let shown = ReportMetric::shown(marks_answers, self.options.peak_tflops.is_some());
+        for metric in shown {
             training = training.metric_train_numeric(metric);
         }
         if !self.options.dashboard {
