@@ -332,8 +332,12 @@ fn failures_name_the_file_or_option_and_the_mend() {
 
 #[test]
 fn every_command_explains_itself() {
-    let commands: [(&str, &[&str]); 5] = [
-        ("", &["logits", "generate", "inspect", "convert"]),
+    let commands: [(&str, &[&str]); 6] = [
+        ("", &["logits", "generate", "score", "inspect", "convert"]),
+        (
+            "score",
+            &["--requests", "--prefix", "--tokenizer", "--json"],
+        ),
         (
             "logits",
             &[
