@@ -8,6 +8,7 @@
 //! | [`choice`], [`lambada`] | short benchmarks, from requests to scores |
 //! | [`sniah`], [`passkey`] | needles in haystacks, from settings to answers |
 //! | [`grid`], [`journal`] | answers by length and depth, counted, and kept while they come |
+//! | [`latency`] | what reading and going on cost at a length |
 //! | [`table`], [`heat_map`] | a grid as text, as CSV, as a picture |
 //! | [`perplexity`] | loss on long texts |
 //! | [`compare`] | two reports, question by question |
@@ -31,6 +32,7 @@ pub mod heat_map;
 pub mod journal;
 pub mod lambada;
 pub mod language_model;
+pub mod latency;
 pub mod lengths;
 pub mod page;
 pub mod passkey;

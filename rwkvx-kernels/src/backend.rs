@@ -9,7 +9,9 @@ use burn::tensor::{Int, Tensor, backend::Backend};
 
 use crate::cross_entropy::{self, RowLosses};
 use crate::known_gradient;
+use crate::layer_norm;
 use crate::pointwise::{self, Pointwise};
+use crate::project::{self, WeightLayout};
 use crate::sparse_attention::{self, AttentionGradient, CachedRows, ChunkTopK};
 use crate::time_mix::{self, KeyInputs, Keys, OutputInputs, TimeMixBackward, ValueInputs};
 use crate::wkv7::{self, Wkv7Gradient, Wkv7Inputs, Wkv7Output};
@@ -28,6 +30,9 @@ pub trait KernelBackend: Backend {
 
     /// Hand-written forward and backward passes of the attention for training.
     const ATTENTION_GRADIENT: Option<AttentionGradient<Self>> = None;
+
+    /// Whether [`project`](crate::project()) reads weights of 8 bits as they are. Where it does not, they are better widened once than at every use.
+    const READS_INT8: bool = false;
 
     /// Hand-written backward passes of what a time mix does element by element.
     const TIME_MIX_BACKWARD: Option<TimeMixBackward<Self>> = None;
@@ -83,6 +88,24 @@ pub trait KernelBackend: Backend {
         shape: ChunkTopK,
     ) -> Tensor<Self, 4> {
         sparse_attention::reference::attend(query, start, rows, shape)
+    }
+
+    /// Rows times weights in whatever number format; see [`project`](crate::project()).
+    fn project(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+        layout: WeightLayout,
+    ) -> Tensor<Self, 2> {
+        project::reference::project(x, weight, layout)
+    }
+
+    /// The norm of rows; see [`layer_norm`](crate::layer_norm()).
+    fn layer_norm(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 1>,
+        bias: Tensor<Self, 1>,
+    ) -> Tensor<Self, 2> {
+        layer_norm::reference::layer_norm(x, weight, bias)
     }
 
     /// A function of each element; see [`sigmoid`](crate::sigmoid) and [`tanh`](crate::tanh).
@@ -302,8 +325,10 @@ where
 /// Replaces the definitions of a backend whose tensors lie in this process's memory by the CPU bodies.
 #[cfg(feature = "cpu")]
 macro_rules! impl_cpu {
-    ($backend:ty) => {
+    ($backend:ty, reads_int8: $reads_int8:literal) => {
         impl KernelBackend for $backend {
+            const READS_INT8: bool = $reads_int8;
+
             const WKV7_GRADIENT: Option<Wkv7Gradient<Self>> = Some(wkv7::cpu::gradient());
 
             const ATTENTION_GRADIENT: Option<AttentionGradient<Self>> =
@@ -348,6 +373,22 @@ macro_rules! impl_cpu {
                 shape: ChunkTopK,
             ) -> Tensor<Self, 4> {
                 sparse_attention::cpu::attend_cached(query, start, rows, shape)
+            }
+
+            fn project(
+                x: Tensor<Self, 2>,
+                weight: Tensor<Self, 2>,
+                layout: WeightLayout,
+            ) -> Tensor<Self, 2> {
+                project::cpu::project(x, weight, layout)
+            }
+
+            fn layer_norm(
+                x: Tensor<Self, 2>,
+                weight: Tensor<Self, 1>,
+                bias: Tensor<Self, 1>,
+            ) -> Tensor<Self, 2> {
+                layer_norm::cpu::layer_norm(x, weight, bias)
             }
 
             fn pointwise(function: Pointwise, x: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -403,7 +444,7 @@ macro_rules! impl_cpu {
 }
 
 #[cfg(feature = "flex")]
-impl_cpu!(burn_flex::Flex);
+impl_cpu!(burn_flex::Flex, reads_int8: true);
 
 #[cfg(feature = "ndarray")]
-impl_cpu!(burn_ndarray::NdArray<f32>);
+impl_cpu!(burn_ndarray::NdArray<f32>, reads_int8: false);

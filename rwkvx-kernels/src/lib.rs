@@ -3,6 +3,8 @@
 //! * [`wkv7`]: the RWKV-7 recurrence (a matrix-valued state with a decay and a rank-one correction per token);
 //! * [`sparse_attention`](sparse_attention()): causal attention to the query's own chunk and its best earlier chunks, with [`KvCache`] for
 //!   prefill in pieces and decoding;
+//! * [`project`](project()): rows times weights of 32, 16 or 8 bits;
+//! * [`layer_norm`](layer_norm()), the norm before every mix;
 //! * [`token_shift`], [`prepare_keys`], [`mix_value`] and [`gate_output`]: what a time mix does around its recurrence;
 //! * [`cross_entropy_rows`] and [`cross_entropy_gradient`]: loss and gradient of logits that are made a piece at a time, and
 //!   [`with_gradient`], which hands gradients made that way to autodiff;
@@ -27,9 +29,11 @@ mod cube;
 mod fusion;
 mod joint;
 mod known_gradient;
+mod layer_norm;
 #[cfg(any(feature = "cpu", feature = "cube"))]
 mod padding;
 mod pointwise;
+mod project;
 mod shapes;
 mod sparse_attention;
 mod time_mix;
@@ -38,10 +42,12 @@ mod wkv7;
 pub use backend::KernelBackend;
 pub use cross_entropy::{RowLosses, cross_entropy_gradient, cross_entropy_rows};
 pub use known_gradient::with_gradient;
+pub use layer_norm::layer_norm;
 pub use pointwise::{Pointwise, sigmoid, squared_relu, tanh};
+pub use project::{WeightLayout, int8_group, int8_scheme, project};
 pub use sparse_attention::{
     AttentionBackward, AttentionForward, AttentionGradient, AttentionGrads, AttentionInputs,
-    CachedRows, ChunkTopK, KvCache, sparse_attention,
+    CacheBudget, CacheContents, CachedRows, ChunkTopK, KvCache, sparse_attention,
 };
 pub use time_mix::{
     KeyInputs, Keys, OutputInputs, ShiftBackward, ShiftGrads, TimeMixBackward, ValueInputs,
@@ -54,6 +60,9 @@ pub use wkv7::{Wkv7Backward, Wkv7Forward, Wkv7Gradient, Wkv7Grads, Wkv7Inputs, W
 /// Public so that a hand-written body can be compared with its definition on the same backend.
 pub mod reference {
     pub use crate::cross_entropy::reference::{cross_entropy_gradient, cross_entropy_rows};
+    pub use crate::layer_norm::reference::layer_norm;
+    pub use crate::project::reference::project;
+    pub use crate::sparse_attention::budget::most_observed;
     pub use crate::sparse_attention::reference::{attend as attend_cached, sparse_attention};
     pub use crate::time_mix::reference::{gate_output, mix_value, prepare_keys, token_shift};
     pub use crate::wkv7::reference::wkv7;

@@ -3,9 +3,7 @@
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor};
-
-/// Epsilon of every layer norm.
-const LAYER_NORM_EPS: f64 = 1e-5;
+use rwkvx_kernels::{KernelBackend, WeightLayout, layer_norm, project};
 
 /// A parameter that has its shape but no value yet. It holds zeros if it is ever read before it is given one.
 pub(crate) fn unset<B: Backend, const D: usize>(
@@ -34,10 +32,12 @@ impl<B: Backend> Projection<B> {
             weight: unset([output, input], device),
         }
     }
+}
 
+impl<B: KernelBackend> Projection<B> {
     /// `x W^T`, `[rows, in]` to `[rows, out]`.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        x.matmul(self.weight.val().transpose())
+        project(x, self.weight.val(), WeightLayout::OutIn)
     }
 }
 
@@ -77,16 +77,15 @@ impl<B: Backend> LayerNorm<B> {
             bias: unset([channels], device),
         }
     }
+}
 
+impl<B: KernelBackend> LayerNorm<B> {
     /// Normalises the last axis.
-    ///
-    /// The power stands for a root and a division: Burn's NdArray takes reciprocals, also in the gradient of a division,
-    /// by an instruction that is right to 12 bits only.
     pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
-        let centered = x.clone() - x.mean_dim(D - 1);
-        let variance = (centered.clone() * centered.clone()).mean_dim(D - 1);
-        let normal = centered * (variance + LAYER_NORM_EPS).powf_scalar(-0.5);
-        normal * self.weight.val().unsqueeze() + self.bias.val().unsqueeze()
+        let dims = x.dims();
+        let [channels] = self.weight.dims();
+        let rows = x.reshape([-1, channels as i64]);
+        layer_norm(rows, self.weight.val(), self.bias.val()).reshape(dims)
     }
 }
 

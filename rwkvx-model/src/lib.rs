@@ -10,7 +10,7 @@
 //! | [`init`] | the first value of every parameter |
 //! | [`expand()`] | sparse blocks grown into a trained RWKV-7 |
 //! | [`checkpoint`] | `.pth` and `.safetensors` |
-//! | [`sample`], [`generate()`], [`greedy()`] | from logits to tokens |
+//! | [`sample`], [`Session`], [`generate()`], [`greedy()`] | from logits to tokens; batches, saved states |
 //! | [`score()`] | how likely the ends of texts are |
 //! | [`backend`] | the backends compiled in by features, for programs that let their user choose |
 //!
@@ -44,15 +44,16 @@ pub mod config;
 mod error;
 mod expand;
 mod files;
-mod generate;
 pub mod init;
 mod layers;
 pub mod model;
 pub mod names;
 pub mod sample;
 mod score;
+mod session;
 mod sparse_attention;
 pub mod state;
+mod state_file;
 mod time_mix;
 mod token_shift;
 pub mod tokens;
@@ -63,10 +64,12 @@ pub use config::RwkvXConfig;
 pub use error::Error;
 pub use expand::{OutputStart, expand};
 pub use files::write_beside;
-pub use generate::{GenerateOptions, generate, greedy};
 pub use layers::{Embedding, LayerNorm, Projection};
 pub use model::{Rwkv7, RwkvX};
 pub use score::{Score, ScoredText, score};
+pub use session::{GenerateOptions, Made, Session, generate, greedy};
 pub use sparse_attention::SparseAttention;
 pub use state::State;
 pub use time_mix::TimeMix;
+
+pub use rwkvx_kernels::CacheBudget;

@@ -8,6 +8,7 @@ use rwkvx_kernels::KernelBackend;
 use crate::block::{RwkvBlock, SparseBlock};
 use crate::config::RwkvXConfig;
 use crate::layers::{Embedding, LayerNorm, Projection};
+use crate::names;
 use crate::state::State;
 
 /// The recurrent part: an RWKV-7 model of its own.
@@ -65,6 +66,24 @@ impl<B: Backend> RwkvX<B> {
         &self.config
     }
 
+    /// The recurrent part alone: an RWKV-7 of the same weights.
+    pub fn without_sparse_blocks(&self) -> Self {
+        let config = RwkvXConfig {
+            n_sparse: 0,
+            ..self.config.clone()
+        };
+        Self::from_parts(self.rwkv.clone(), Vec::new(), config)
+    }
+
+    /// Bytes of the parameters as they are stored, without those of the embedding, of which a token needs one row: what a step reads at least.
+    pub fn weight_bytes(&self) -> usize {
+        names::parameters(self)
+            .iter()
+            .filter(|param| !param.name.ends_with("emb.weight"))
+            .map(|param| param.bytes)
+            .sum()
+    }
+
     /// The device the parameters are on.
     pub fn device(&self) -> B::Device {
         self.rwkv.emb.weight.device()
@@ -84,7 +103,9 @@ impl<B: KernelBackend> RwkvX<B> {
 
     /// The residual stream before the first layer: `[batch, time]` to `[batch, time, channels]`.
     pub fn embed(&self, ids: Tensor<B, 2, Int>) -> Tensor<B, 3> {
-        self.rwkv.emb.forward(ids)
+        // Matrices may be stored in fewer bits; the stream has the type of the vectors.
+        let stream = self.rwkv.ln_out.weight.dtype();
+        self.rwkv.emb.forward(ids).cast(stream)
     }
 
     /// The residual stream `[batch, time, channels]` of whole texts after recurrent block `layer` and the sparse block behind it, if there is one.

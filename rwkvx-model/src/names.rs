@@ -2,7 +2,8 @@
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::backend::Backend;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::quantization::QuantLevel;
+use burn::tensor::{DType, Tensor, TensorData};
 
 use crate::Error;
 use crate::model::RwkvX;
@@ -31,6 +32,8 @@ pub struct NamedParam {
     pub shape: Vec<usize>,
     /// What it is to an optimiser.
     pub role: Role,
+    /// Bytes of its values in memory.
+    pub bytes: usize,
 }
 
 impl NamedParam {
@@ -100,7 +103,30 @@ fn role(name: &str, rank: usize) -> Role {
     }
 }
 
-/// A way to a parameter's value on the host.
+/// Bytes of the values of a parameter; of one that has none yet, those it will have in f32.
+fn bytes<B: Backend, const D: usize>(param: &Param<Tensor<B, D>>) -> usize {
+    let elements = param.lazy_shape().num_elements();
+    if !param.is_initialized() {
+        return elements * size_of::<f32>();
+    }
+    match param.val().dtype() {
+        DType::QFloat(scheme) => {
+            let scales = match scheme.level {
+                QuantLevel::Block(block) => elements / block.num_elements(),
+                QuantLevel::Tensor => 1,
+            };
+            elements + scales * size_of::<f32>()
+        }
+        float => elements * float.size(),
+    }
+}
+
+/// The values of a tensor in f32, whatever format it has.
+fn f32_data<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> TensorData {
+    tensor.dequantize().into_data().convert::<f32>()
+}
+
+/// A way to a parameter's value on the host, in f32.
 pub(crate) type Value = Box<dyn Fn() -> TensorData>;
 
 /// Every parameter with a way to its value, in the order of the model.
@@ -116,13 +142,14 @@ pub(crate) fn values<B: Backend>(model: &RwkvX<B>) -> Vec<(NamedParam, Value)> {
             let shape = param.lazy_shape().to_vec();
             let named = NamedParam {
                 role: role(&name, shape.len()),
+                bytes: bytes(param),
                 name,
                 id: param.id,
                 shape,
             };
             let param = param.clone();
             self.found
-                .push((named, Box::new(move || param.val().into_data())));
+                .push((named, Box::new(move || f32_data(param.val()))));
         }
         fn enter_module(&mut self, name: &str, _container: &str) {
             self.path.segments.push(name.to_owned());
@@ -139,7 +166,7 @@ pub(crate) fn values<B: Backend>(model: &RwkvX<B>) -> Vec<(NamedParam, Value)> {
     visitor.found
 }
 
-/// Gives every parameter the value that `value` has for its published name and shape in memory.
+/// Gives every parameter the value, in its number format, that `value` has for its published name and shape in memory.
 ///
 /// # Errors
 /// The first error of `value`; no parameter is asked for after it.
@@ -162,7 +189,8 @@ pub(crate) fn fill<B: Backend>(
             let shape = param.lazy_shape();
             match (self.value)(&self.path.name(), shape.as_slice()) {
                 Ok(data) => {
-                    let tensor = Tensor::from_data(data, &param.lazy_device());
+                    let options = (&param.lazy_device(), data.dtype);
+                    let tensor = Tensor::from_data(data, options);
                     Param::initialized(param.id, tensor.require_grad())
                 }
                 Err(error) => {

@@ -103,6 +103,15 @@ impl Sampler {
         })
     }
 
+    /// Whether it always takes the likeliest token of the model.
+    pub(crate) fn is_greedy(&self) -> bool {
+        let config = &self.config;
+        config.temperature == 0.0
+            && config.presence_penalty == 0.0
+            && config.frequency_penalty == 0.0
+            && config.banned.is_empty()
+    }
+
     /// Chooses a token by the logits of all, and remembers it.
     ///
     /// # Errors
@@ -155,50 +164,59 @@ impl Sampler {
 
     /// Draws from the kept tokens; `best` is the largest logit.
     fn draw(&mut self, logits: &[f32], best: f32) -> u32 {
-        let total: f64 = logits
-            .iter()
-            .map(|&logit| f64::from(logit - best).exp())
-            .sum();
-        let mut kept: Vec<(u32, f64)> = logits
+        let mut weights: Vec<(u32, f64)> = logits
             .iter()
             .enumerate()
-            .map(|(token, &logit)| (token as u32, f64::from(logit - best).exp() / total))
-            .filter(|&(_, probability)| probability > 0.0)
+            .map(|(token, &logit)| (token as u32, f64::from(logit - best).exp()))
             .collect();
-        if self.config.top_p < 1.0 || self.config.top_k > 0 {
-            // The sort is stable, so that ties fall to the lower id.
-            kept.sort_by(|a, b| b.1.total_cmp(&a.1));
-            let reaches = f64::from(self.config.top_p);
-            let mut sum = 0.0;
-            let by_share = kept.iter().position(|&(_, probability)| {
-                sum += probability;
-                sum >= reaches
-            });
-            let by_count = if self.config.top_k > 0 {
-                self.config.top_k
-            } else {
-                kept.len()
-            };
-            kept.truncate(by_share.map_or(kept.len(), |last| last + 1).min(by_count));
-        }
+        let total: f64 = weights.iter().map(|&(_, weight)| weight).sum();
+        self.cut(&mut weights, total);
         let sharpness = 1.0 / f64::from(self.config.temperature);
-        let likeliest = kept
-            .iter()
-            .map(|&(_, probability)| probability)
-            .fold(0.0, f64::max);
         let mut sum = 0.0;
-        // Relative to the likeliest, so that a low temperature does not underflow them all.
-        let cumulative: Vec<f64> = kept
+        // Relative to the likeliest, whose weight is 1, so that a low temperature does not underflow them all.
+        let cumulative: Vec<f64> = weights
             .iter()
-            .map(|&(_, probability)| {
-                sum += (probability / likeliest).powf(sharpness);
+            .map(|&(_, weight)| {
+                sum += weight.powf(sharpness);
                 sum
             })
             .collect();
         let at = self.rng.random::<f64>() * sum;
         let index = cumulative
             .partition_point(|&upto| upto <= at)
-            .min(kept.len() - 1);
-        kept[index].0
+            .min(weights.len() - 1);
+        weights[index].0
+    }
+
+    /// Keeps the tokens that top-p and top-k allow, the likeliest first; all that are possible if neither cuts. Weights are relative to the likeliest
+    /// token's and sum up to `total`.
+    fn cut(&self, weights: &mut Vec<(u32, f64)>, total: f64) {
+        /// Below this weight there is hardly ever a token that is kept, and sorting them would take longest.
+        const FAINT: f64 = 1e-5;
+        let reaches = f64::from(self.config.top_p) * total;
+        let most = match self.config.top_k {
+            0 => usize::MAX,
+            most => most,
+        };
+        if reaches >= total && most == usize::MAX {
+            weights.retain(|&(_, weight)| weight > 0.0);
+            return;
+        }
+        let clear = || weights.iter().filter(|&&(_, weight)| weight >= FAINT);
+        let share: f64 = clear().map(|&(_, weight)| weight).sum();
+        if share >= reaches || clear().count() >= most {
+            weights.retain(|&(_, weight)| weight >= FAINT);
+        } else {
+            weights.retain(|&(_, weight)| weight > 0.0);
+        }
+        // The sort is stable, so that ties fall to the lower id.
+        weights.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let mut sum = 0.0;
+        let by_share = weights.iter().position(|&(_, weight)| {
+            sum += weight;
+            sum >= reaches
+        });
+        let by_share = by_share.map_or(weights.len(), |last| last + 1);
+        weights.truncate(by_share.min(most));
     }
 }

@@ -2,13 +2,13 @@
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use rwkvx_kernels::{KernelBackend, KvCache};
+use rwkvx_kernels::{CacheBudget, KernelBackend, KvCache};
 
 use crate::config::RwkvXConfig;
 use crate::time_mix::TimeMixState;
 
 /// The state of a batch of texts: constant in size for the recurrent blocks, growing by one key and one value per token
-/// and sparse block for the others.
+/// and sparse block for the others, up to their [`CacheBudget`] if they have one.
 ///
 /// A clone is a branch: the two go on apart from each other, and share what they have until then.
 #[derive(Debug, Clone)]
@@ -62,6 +62,24 @@ impl<B: KernelBackend> State<B> {
         }
     }
 
+    /// The same state, whose caches will hold no more tokens than `budget` says; before the first token.
+    ///
+    /// # Panics
+    /// If the budget is impossible, or tokens were seen.
+    pub fn with_cache_budget(mut self, budget: CacheBudget) -> Self {
+        let sparse = self.sparse.into_iter().map(|block| SparseState {
+            cache: block.cache.with_budget(budget),
+            ..block
+        });
+        self.sparse = sparse.collect();
+        self
+    }
+
+    /// What the caches may hold, if that is bounded.
+    pub fn cache_budget(&self) -> Option<CacheBudget> {
+        self.sparse.first().and_then(|block| block.cache.budget())
+    }
+
     /// Makes room for texts of so many tokens in all, where that is known, so that no cache is moved as it grows.
     pub fn reserve(&mut self, tokens: usize) {
         for block in &mut self.sparse {
@@ -77,6 +95,16 @@ impl<B: KernelBackend> State<B> {
     /// Number of texts.
     pub fn batch(&self) -> usize {
         self.batch
+    }
+
+    /// Bytes of it that the next token reads and writes: the recurrent states twice, and the keys and values it may see.
+    pub fn step_bytes(&self) -> usize {
+        let recurrent = self
+            .recurrent
+            .iter()
+            .map(|block| 2 * size_of::<f32>() * block.time_mix.wkv.shape().num_elements());
+        let sparse = self.sparse.iter().map(|block| block.cache.step_bytes());
+        recurrent.sum::<usize>() + sparse.sum::<usize>()
     }
 
     /// Bytes held on the device: recurrent states, token-shift carries and the caches of the sparse blocks.

@@ -6,8 +6,8 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use rwkvx_kernels::{
-    KernelBackend, KeyInputs, OutputInputs, ValueInputs, Wkv7Inputs, gate_output, mix_value,
-    prepare_keys, sigmoid, tanh, wkv7,
+    KernelBackend, KeyInputs, OutputInputs, ValueInputs, WeightLayout, Wkv7Inputs, gate_output,
+    mix_value, prepare_keys, project, sigmoid, tanh, wkv7,
 };
 
 use crate::config::RwkvXConfig;
@@ -200,11 +200,12 @@ impl<B: KernelBackend> TimeMix<B> {
 }
 
 /// `between(x down) up`: `[rows, channels]` through `[rows, rank]` back to `[rows, channels]`.
-fn low_rank<B: Backend>(
+fn low_rank<B: KernelBackend>(
     x: Tensor<B, 2>,
     down: &Param<Tensor<B, 2>>,
     up: &Param<Tensor<B, 2>>,
     between: impl FnOnce(Tensor<B, 2>) -> Tensor<B, 2>,
 ) -> Tensor<B, 2> {
-    between(x.matmul(down.val())).matmul(up.val())
+    let hidden = between(project(x, down.val(), WeightLayout::InOut)); // [rows, rank]
+    project(hidden, up.val(), WeightLayout::InOut)
 }

@@ -3,7 +3,17 @@
 use std::ops::Deref;
 
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, Tensor, TensorPrimitive};
+use burn::tensor::{DType, Tensor, TensorPrimitive, bf16, f16};
+
+use crate::project::cpu::Int8;
+
+/// A row-major matrix of weights as it lies in memory.
+pub(crate) enum Matrix<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [bf16]),
+    F16(&'a [f16]),
+    Int8(Int8<'a>),
+}
 
 /// A backend whose tensors lie in this process's memory.
 pub(crate) trait HostMemory: Backend {
@@ -21,11 +31,18 @@ pub(crate) trait HostMemory: Backend {
         tensor: Tensor<Self, D>,
         change: impl FnOnce(&mut [f32]),
     ) -> Tensor<Self, D>;
+
+    /// Reads a matrix of weights in the number format it has, or in f32 if the backend knows no other.
+    fn read_matrix<T>(tensor: Tensor<Self, 2>, read: impl FnOnce(Matrix<'_>) -> T) -> T {
+        read(Matrix::F32(&Self::values(tensor.dequantize())))
+    }
 }
 
 #[cfg(feature = "flex")]
 mod flex {
-    use burn_flex::{Flex, FlexTensor};
+    use burn::tensor::TensorMetadata;
+    use burn::tensor::quantization::QuantLevel;
+    use burn_flex::{Flex, FlexQTensor, FlexTensor};
 
     use super::*;
 
@@ -39,6 +56,25 @@ mod flex {
             let elements = self.0.layout().num_elements();
             &self.0.storage()[self.0.layout().start_offset()..][..elements]
         }
+    }
+
+    /// Weights in 8 bits with a scale for every few elements of a row.
+    fn int8(weights: &FlexQTensor) -> Option<Int8<'_>> {
+        let DType::QFloat(scheme) = weights.dtype() else {
+            return None;
+        };
+        let QuantLevel::Block(block) = scheme.level else {
+            return None;
+        };
+        let group = block.num_elements();
+        let values = weights.tensor();
+        let columns = values.layout().shape()[1];
+        let in_order = values.is_contiguous() && values.layout().start_offset() == 0;
+        (in_order && columns.is_multiple_of(group)).then(|| Int8 {
+            values: values.storage(),
+            scales: weights.scales(),
+            group,
+        })
     }
 
     impl HostMemory for Flex {
@@ -68,6 +104,36 @@ mod flex {
             drop(tensor);
             change(contiguous.storage_mut());
             Tensor::from_primitive(TensorPrimitive::Float(contiguous))
+        }
+
+        fn read_matrix<T>(tensor: Tensor<Self, 2>, read: impl FnOnce(Matrix<'_>) -> T) -> T {
+            match tensor.into_primitive() {
+                TensorPrimitive::QFloat(weights) => match int8(&weights) {
+                    Some(weights) => read(Matrix::Int8(weights)),
+                    None => {
+                        let weights = Tensor::from_primitive(TensorPrimitive::QFloat(weights));
+                        read(Matrix::F32(&Self::values::<2>(weights.dequantize())))
+                    }
+                },
+                TensorPrimitive::Float(weights) => {
+                    let weights = if weights.is_contiguous() {
+                        weights
+                    } else {
+                        weights.to_contiguous()
+                    };
+                    let start = weights.layout().start_offset();
+                    let end = start + weights.layout().num_elements();
+                    match weights.dtype() {
+                        DType::F32 => read(Matrix::F32(&weights.storage()[start..end])),
+                        DType::BF16 => read(Matrix::Bf16(&weights.storage()[start..end])),
+                        DType::F16 => read(Matrix::F16(&weights.storage()[start..end])),
+                        _ => {
+                            let weights = Tensor::from_primitive(TensorPrimitive::Float(weights));
+                            read(Matrix::F32(&Self::values::<2>(weights)))
+                        }
+                    }
+                }
+            }
         }
     }
 }

@@ -9,6 +9,7 @@
 //! gradient. Up to `chunk_size * top_k` tokens this is full causal attention.
 
 pub(crate) mod autodiff;
+pub(crate) mod budget;
 mod cache;
 #[cfg(feature = "cpu")]
 pub(crate) mod cpu;
@@ -16,7 +17,8 @@ pub(crate) mod cpu;
 pub(crate) mod cube;
 pub(crate) mod reference;
 
-pub use cache::{CachedRows, KvCache};
+pub use budget::CacheBudget;
+pub use cache::{CacheContents, CachedRows, KvCache};
 
 use burn::tensor::{Tensor, backend::Backend};
 

@@ -1,9 +1,9 @@
 //! The key-value cache computes the function of the whole sequence, however the sequence comes.
 
 use burn::tensor::{DType, Tensor};
-use rwkvx_kernels::{ChunkTopK, KernelBackend, KvCache, sparse_attention};
+use rwkvx_kernels::{CacheBudget, ChunkTopK, KernelBackend, KvCache, reference, sparse_attention};
 
-use crate::support::{Array, assert_close};
+use crate::support::{Array, assert_close, golden};
 
 /// Two roundings apart: the pieces sum in another order.
 const SAME: f64 = 1e-6;
@@ -161,6 +161,157 @@ fn memory_grows_with_the_tokens_and_reserving_comes_first<B: KernelBackend>() {
     assert_close("after reserving", &output, &expected, SAME);
 }
 
+/// A small budget: 40 rows shrink to 24, of which 8 are the last, by the choice of 5 queries.
+const BUDGET: CacheBudget = CacheBudget {
+    max: 40,
+    min: 24,
+    window: 8,
+    observers: 5,
+};
+
+fn budgeted_case<B: KernelBackend>() -> Case<B> {
+    let shape = ChunkTopK {
+        chunk_size: 8,
+        top_k: 2,
+    };
+    Case::new([2, 150, 2, 32], shape)
+}
+
+/// Outputs of everything, cut at `cuts`, and the cache at the end.
+fn with_budget<B: KernelBackend>(
+    case: &Case<B>,
+    budget: CacheBudget,
+    cuts: &[usize],
+) -> (Array, KvCache<B>) {
+    let mut cache = case.empty_cache().with_budget(budget);
+    let mut from = 0;
+    let outputs = cuts.iter().chain([&case.dims[1]]).map(|&to| {
+        let output = case.attend(&mut cache, from, to);
+        assert!(cache.len() <= budget.max);
+        from = to;
+        output
+    });
+    let output = Tensor::cat(outputs.collect(), 1);
+    (Array::of(output), cache)
+}
+
+fn golden_rows_are_kept<B: KernelBackend>() {
+    let golden = golden("snapkv");
+    let found = reference::most_observed(
+        golden["q_obs"].tensor::<B>(),
+        golden["k_past"].tensor::<B>(),
+        golden["n"].values[0] as usize,
+    );
+    let expected = &golden["keep"];
+    let heads = expected.values.chunks(expected.shape[3]);
+    let expected: Vec<Vec<usize>> = heads
+        .map(|rows| rows.iter().map(|&row| row as usize).collect())
+        .collect();
+    assert_eq!(found, expected);
+}
+
+/// The outputs of the pieces, and what the cache keeps for each head, follow from the definition: shrink a full cache before the next token.
+fn a_full_cache_keeps_what_the_last_queries_attend_to<B: KernelBackend>() {
+    let case = budgeted_case::<B>();
+    let (found, _) = with_budget(&case, BUDGET, &[]);
+
+    // Row by row: the tokens whose keys and values each head of each text holds.
+    let [batch, time, heads, size] = case.dims;
+    let [q, k, v] = case.qkv.clone();
+    let all = |x: &Tensor<B, 4>| x.clone().swap_dims(1, 2); // [batch, heads, time, head_size]
+    let (mut held, mut from, mut outputs) = (vec![Vec::new(); batch * heads], 0, Vec::new());
+    while from < time {
+        if held[0].len() == BUDGET.max {
+            let old = BUDGET.max - BUDGET.window;
+            for (head, held) in held.iter_mut().enumerate() {
+                let row = [
+                    head / heads..head / heads + 1,
+                    head % heads..head % heads + 1,
+                ];
+                let [row_batch, row_head] = row;
+                let of = |x: &Tensor<B, 4>| all(x).slice([row_batch.clone(), row_head.clone()]);
+                let keys = held[..old]
+                    .iter()
+                    .map(|&t: &usize| of(&k).slice([0..1, 0..1, t..t + 1]));
+                let kept = reference::most_observed(
+                    of(&q).slice([0..1, 0..1, from - BUDGET.observers..from]),
+                    Tensor::cat(keys.collect(), 2),
+                    BUDGET.min - BUDGET.window,
+                );
+                let kept = kept[0].iter().copied().chain(old..BUDGET.max);
+                *held = kept.map(|row| held[row]).collect();
+            }
+        }
+        let to = time.min(from + BUDGET.max - held[0].len());
+        // The same rows as a text of their own, whose last tokens are the new ones.
+        let mut text = case.empty_cache();
+        held.iter_mut().for_each(|held| held.extend(from..to));
+        let rows = held[0].len();
+        let gathered = [&q, &k, &v].map(|x| {
+            let x = Array::of(all(x));
+            let mut values = Vec::new();
+            for (head, held) in held.iter().enumerate() {
+                for &t in held {
+                    values.extend_from_slice(&x.values[(head * time + t) * size..][..size]);
+                }
+            }
+            let shape = [batch, heads, rows, size];
+            Array { shape, values }.swapped().tensor::<B>()
+        });
+        let [q, k, v] = gathered;
+        let whole = text.attend(q, k, v);
+        outputs.push(whole.slice([0..batch, rows - (to - from)..rows]));
+        from = to;
+    }
+    let expected = Array::of(Tensor::cat(outputs, 1));
+    assert_close("with a budget", &found, &expected, SAME);
+}
+
+fn pieces_with_a_budget_equal_steps_with_it<B: KernelBackend>() {
+    let case = budgeted_case::<B>();
+    let steps: Vec<usize> = (1..150).collect();
+    let (expected, stepped) = with_budget(&case, BUDGET, &steps);
+    for cuts in [&[][..], &[40], &[1, 39, 41, 80, 149], &[7, 64, 65, 66, 120]] {
+        let (found, pieced) = with_budget(&case, BUDGET, cuts);
+        assert_close(&format!("cut at {cuts:?}"), &found, &expected, SAME);
+        assert_eq!(pieced.len(), stepped.len());
+    }
+}
+
+fn a_budget_that_is_never_reached_changes_nothing<B: KernelBackend>() {
+    let case = budgeted_case::<B>();
+    for budget in [CacheBudget::of(150), CacheBudget::default()] {
+        let (found, cache) = with_budget(&case, budget, &[3, 70, 71]);
+        assert_close("large budget", &found, &case.whole, SAME);
+        assert_eq!(cache.len(), 150);
+    }
+    // One token more than the cache may hold.
+    let (found, cache) = with_budget(&case, CacheBudget::of(149), &[]);
+    assert_ne!(found.values, case.whole.values);
+    assert_eq!(cache.len(), CacheBudget::of(149).min + 1);
+}
+
+fn memory_stays_within_the_budget<B: KernelBackend>() {
+    let case = budgeted_case::<B>();
+    let mut cache = case.empty_cache().with_budget(BUDGET);
+    cache.reserve(1_000_000);
+    case.attend(&mut cache, 0, 40);
+    let full = cache.bytes();
+    for time in 40..150 {
+        case.attend(&mut cache, time, time + 1);
+        assert_eq!(cache.bytes(), full);
+    }
+}
+
+#[test]
+#[should_panic(expected = "must fall from one to the next")]
+fn impossible_budgets_are_refused() {
+    let budget = CacheBudget { min: 8, ..BUDGET };
+    let _ = budgeted_case::<burn_flex::Flex>()
+        .empty_cache()
+        .with_budget(budget);
+}
+
 /// NdArray has no half precision.
 #[test]
 fn a_cache_may_hold_halves_on_flex() {
@@ -192,6 +343,11 @@ macro_rules! on_backends {
             #[test] fn token_by_token_gives_the_whole() { super::token_by_token_gives_the_whole::<$backend>() }
             #[test] fn pieces_of_mixed_lengths_give_the_whole() { super::pieces_of_mixed_lengths_give_the_whole::<$backend>() }
             #[test] fn a_clone_goes_its_own_way() { super::a_clone_goes_its_own_way::<$backend>() }
+            #[test] fn golden_rows_are_kept() { super::golden_rows_are_kept::<$backend>() }
+            #[test] fn a_full_cache_keeps_what_the_last_queries_attend_to() { super::a_full_cache_keeps_what_the_last_queries_attend_to::<$backend>() }
+            #[test] fn pieces_with_a_budget_equal_steps_with_it() { super::pieces_with_a_budget_equal_steps_with_it::<$backend>() }
+            #[test] fn a_budget_that_is_never_reached_changes_nothing() { super::a_budget_that_is_never_reached_changes_nothing::<$backend>() }
+            #[test] fn memory_stays_within_the_budget() { super::memory_stays_within_the_budget::<$backend>() }
             #[test] fn memory_grows_with_the_tokens_and_reserving_comes_first() {
                 super::memory_grows_with_the_tokens_and_reserving_comes_first::<$backend>()
             }

@@ -8,8 +8,10 @@ mod contracts;
 mod cross_entropy;
 #[cfg(all(feature = "vulkan", feature = "fusion"))]
 mod fusion;
+mod layer_norm;
 mod oracle;
 mod pointwise;
+mod project;
 mod support;
 mod time_mix;
 mod wkv7_golden;

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::{LoadOptions, StoredDtype, StoredTensor, format_error};
+use rwkvx_kernels::int8_group;
+
+use super::{LoadOptions, SCALE, StoredDtype, StoredTensor, format_error};
 use crate::Error;
 use crate::config::RwkvXConfig;
-use crate::names::{NamedParam, PREFIX, Site, published_shape};
+use crate::names::{NamedParam, PREFIX, Role, Site, published_shape};
 
 /// The tensors of a file by name, and what the names of its recurrent part start with.
 struct Tensors<'a> {
@@ -135,12 +137,21 @@ pub(super) fn infer(
     Ok(config)
 }
 
-/// The index in `tensors` of every parameter, by the parameter's name.
+/// Where in the file a parameter is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    /// Index of its tensor.
+    pub(super) tensor: usize,
+    /// Index of its scales, if it is quantised.
+    pub(super) scales: Option<usize>,
+}
+
+/// The place of every parameter, by the parameter's name.
 pub(super) fn pair(
     path: &Path,
     tensors: &[StoredTensor],
     parameters: &[NamedParam],
-) -> Result<BTreeMap<String, usize>, Error> {
+) -> Result<BTreeMap<String, Place>, Error> {
     let prefix = Tensors::new(path, tensors).prefix;
     let in_file = |parameter: &str| match Site::of(parameter) {
         Site::Sparse { .. } => parameter.to_owned(),
@@ -157,13 +168,21 @@ pub(super) fn pair(
     let mut paired = BTreeMap::new();
     let mut missing = Vec::new();
     for parameter in parameters {
-        match left.remove(in_file(&parameter.name).as_str()) {
-            Some(index) => {
-                check(path, &tensors[index], parameter)?;
-                paired.insert(parameter.name.clone(), index);
+        let name = in_file(&parameter.name);
+        let Some(tensor) = left.remove(name.as_str()) else {
+            missing.push(parameter);
+            continue;
+        };
+        check(path, &tensors[tensor], parameter)?;
+        let scales = match tensors[tensor].dtype {
+            StoredDtype::Int8 => {
+                let scales = left.remove(format!("{name}{SCALE}").as_str());
+                Some(check_scales(path, tensors, &name, parameter, scales)?)
             }
-            None => missing.push(parameter),
-        }
+            _ => None,
+        };
+        let place = Place { tensor, scales };
+        paired.insert(parameter.name.clone(), place);
     }
     if let Some(first) = missing.first() {
         return Err(Error::MissingTensor {
@@ -207,11 +226,61 @@ fn check(path: &Path, tensor: &StoredTensor, parameter: &NamedParam) -> Result<(
         });
     }
     match &tensor.dtype {
-        StoredDtype::Other(found) => Err(Error::TensorDtype {
+        // Only projections and the head are read where all of their weights are used at once.
+        StoredDtype::Int8
+            if parameter.role == Role::Matrix && !parameter.name.ends_with("emb.weight") =>
+        {
+            Ok(())
+        }
+        found @ (StoredDtype::Int8 | StoredDtype::Other(_)) => Err(Error::TensorDtype {
             path: path.to_owned(),
             name: tensor.name.clone(),
-            found: found.clone(),
+            found: found.to_string(),
         }),
         _ => Ok(()),
+    }
+}
+
+/// The index of the scales of a quantised matrix, which must be there and have their shape.
+fn check_scales(
+    path: &Path,
+    tensors: &[StoredTensor],
+    name: &str,
+    parameter: &NamedParam,
+    scales: Option<usize>,
+) -> Result<usize, Error> {
+    let [outputs, inputs] = parameter.shape[..] else {
+        unreachable!("matrices have two axes");
+    };
+    let Some(group) = int8_group(inputs) else {
+        return Err(format_error(
+            path,
+            format!("tensor `{name}` is I8, but its {inputs} inputs are no whole groups of 32"),
+        ));
+    };
+    let (name, expected) = (format!("{name}{SCALE}"), vec![outputs, inputs / group]);
+    let Some(index) = scales else {
+        return Err(Error::MissingTensor {
+            path: path.to_owned(),
+            name,
+            expected,
+            others: 0,
+        });
+    };
+    if tensors[index].shape != expected {
+        return Err(Error::TensorShape {
+            path: path.to_owned(),
+            name,
+            expected,
+            found: tensors[index].shape.clone(),
+        });
+    }
+    match &tensors[index].dtype {
+        StoredDtype::F32 => Ok(index),
+        found => Err(Error::TensorDtype {
+            path: path.to_owned(),
+            name,
+            found: found.to_string(),
+        }),
     }
 }

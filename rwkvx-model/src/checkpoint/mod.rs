@@ -2,27 +2,30 @@
 //!
 //! Loading is strict. Sizes are read off the tensors; then every tensor the model needs must be there with its shape,
 //! and no other. Vectors may be stored `[1, 1, channels]`, as published, or `[channels]`; layer 0's unused `v0`, `v1`,
-//! `v2` may be there. Weights become f32, tensor by tensor, and nothing is transposed.
+//! `v2` may be there. Nothing is transposed. For training weights become f32, tensor by tensor ([`load`]); for inference
+//! matrices stay as narrow as they are stored ([`load_as_stored`]), and [`save_as`] stores them in 32, 16 or 8 bits.
 
 mod convert;
 mod layout;
 mod pth;
 mod safetensors;
+mod save;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use burn::tensor::TensorData;
 use burn::tensor::backend::Backend;
-use burn::tensor::{Bytes, DType, TensorData};
 use rwkvx_datasets::Tokenizer;
+use rwkvx_kernels::{KernelBackend, int8_group, int8_scheme};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{RwkvXConfig, WORLD_VOCAB_SIZE};
 use crate::model::RwkvX;
 use crate::{Error, names};
-pub use safetensors::save;
+pub use save::{WeightFormat, save, save_as};
 
 /// What to take in place of what a checkpoint says or, in the case of published ones, does not say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -113,6 +116,8 @@ pub enum StoredDtype {
     Bf16,
     /// IEEE half precision.
     F16,
+    /// Integers of 8 bits, with a scale per group in a tensor of its own.
+    Int8,
     /// A format that weights do not use, by its name.
     Other(String),
 }
@@ -123,6 +128,7 @@ impl std::fmt::Display for StoredDtype {
             Self::F32 => "F32",
             Self::Bf16 => "BF16",
             Self::F16 => "F16",
+            Self::Int8 => "I8",
             Self::Other(name) => name,
         })
     }
@@ -134,7 +140,10 @@ impl From<StoredDtype> for String {
     }
 }
 
-/// Loads a model.
+/// What the name of a quantised matrix's scales ends with.
+const SCALE: &str = "_scale";
+
+/// Loads a model, every parameter in f32.
 ///
 /// # Errors
 /// If the file cannot be read, is damaged or of another kind, or its tensors are not exactly those of an RWKV-7 or
@@ -144,16 +153,48 @@ pub fn load<B: Backend>(
     options: &LoadOptions,
     device: &B::Device,
 ) -> Result<Checkpoint<B>, Error> {
+    load_by(path, options, device, |_| false)
+}
+
+/// Loads a model for inference: matrices keep the number format they are stored in where the device has it, which saves memory and the
+/// time to read them for every token. Vectors become f32. Such a model is not for training.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_as_stored<B: KernelBackend>(
+    path: &Path,
+    options: &LoadOptions,
+    device: &B::Device,
+) -> Result<Checkpoint<B>, Error> {
+    load_by(path, options, device, |stored| match stored {
+        StoredDtype::Int8 => B::READS_INT8,
+        floats => floats
+            .float()
+            .is_some_and(|dtype| B::supports_dtype(device, dtype)),
+    })
+}
+
+fn load_by<B: Backend>(
+    path: &Path,
+    options: &LoadOptions,
+    device: &B::Device,
+    keep: impl Fn(&StoredDtype) -> bool,
+) -> Result<Checkpoint<B>, Error> {
     let mut file = CheckpointFile::open(path)?;
     let config = layout::infer(path, file.tensors(), file.config(), options)?;
     let model = RwkvX::unset(&config, device);
     let places = layout::pair(path, file.tensors(), &names::parameters(&model))?;
     let model = names::fill(model, |name, shape| {
-        Ok(TensorData::from_bytes(
-            file.read(places[name])?,
-            shape.to_vec(),
-            DType::F32,
-        ))
+        let place = places[name];
+        let is_matrix = shape.len() == 2 && !name.ends_with("r_k");
+        let keep = is_matrix && keep(&file.tensors()[place.tensor].dtype);
+        let mut data = match place.scales {
+            Some(scales) => file.read_int8(place.tensor, scales, keep)?,
+            None => file.read(place.tensor, keep)?,
+        };
+        // Vectors may be stored with axes in front.
+        data.shape = shape.into();
+        Ok(data)
     })?;
     Ok(Checkpoint {
         model,
@@ -238,12 +279,30 @@ impl CheckpointFile {
         }
     }
 
-    /// The values of a tensor as f32.
-    fn read(&mut self, index: usize) -> Result<Bytes, Error> {
+    /// The values of a tensor of floats, as f32 or as they are.
+    fn read(&mut self, index: usize, keep: bool) -> Result<TensorData, Error> {
         match self {
-            Self::Pth(file) => file.read(index),
-            Self::Safetensors(file) => file.read(index),
+            Self::Pth(file) => file.read(index, keep),
+            Self::Safetensors(file) => file.read(index, keep),
         }
+    }
+
+    /// The values of a matrix of integers and their scales, quantised still or as f32.
+    fn read_int8(&mut self, index: usize, scales: usize, keep: bool) -> Result<TensorData, Error> {
+        let shape = self.tensors()[index].shape.clone();
+        let Self::Safetensors(file) = self else {
+            unreachable!("storages of integers are refused before");
+        };
+        let quantised = file.read_int8(index)?;
+        let scales = file.read(scales, false)?;
+        let scales = scales.as_slice::<f32>().unwrap_or_default();
+        let (Some(group), Some(scheme)) = (int8_group(shape[1]), int8_scheme(shape[1])) else {
+            unreachable!("checked when parameters and tensors were paired");
+        };
+        Ok(match keep {
+            true => TensorData::quantized(quantised, shape, scheme, scales),
+            false => TensorData::new(convert::dequantise(&quantised, scales, group), shape),
+        })
     }
 }
 

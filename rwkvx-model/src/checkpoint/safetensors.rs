@@ -1,36 +1,20 @@
 //! `.safetensors`: an 8-byte length, a JSON header, the tensors one after another.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use ::safetensors::tensor::{Dtype, Metadata as Header, TensorInfo};
-use burn::tensor::Bytes;
-use burn::tensor::backend::Backend;
-use serde::{Deserialize, Serialize};
+use ::safetensors::tensor::{Dtype, Metadata as Header};
+use burn::tensor::{DType, TensorData};
 
-use super::convert::read_f32;
+use super::convert::{ReadFloats, read_f32, read_floats, read_int8};
+use super::save::{Description, ENTRY};
 use super::{Metadata, StoredDtype, StoredTensor, format_error};
 use crate::Error;
 use crate::config::RwkvXConfig;
-use crate::files::write_beside;
-use crate::model::RwkvX;
-use crate::names::{self, published_shape};
 
 /// The longest header taken, as in the format's own library.
 const MAX_HEADER: u64 = 100_000_000;
-/// The header's entry that holds our configuration and metadata. One entry, so that equal models make equal files.
-const ENTRY: &str = "rwkvx";
-
-/// The JSON under [`ENTRY`].
-#[derive(Serialize, Deserialize)]
-struct Description {
-    config: RwkvXConfig,
-    #[serde(flatten)]
-    metadata: Metadata,
-}
-
 /// An open file, its header read and checked.
 pub(super) struct SafetensorsFile {
     path: PathBuf,
@@ -131,14 +115,33 @@ impl SafetensorsFile {
         &self.metadata
     }
 
-    /// The values of a tensor as f32.
-    pub(super) fn read(&mut self, index: usize) -> Result<Bytes, Error> {
+    /// The values of a tensor of floats, as f32 or as they are.
+    pub(super) fn read(&mut self, index: usize, keep: bool) -> Result<TensorData, Error> {
         let tensor = &self.tensors[index];
+        let (shape, stored) = (tensor.shape.clone(), tensor.dtype.clone());
+        let (dtype, read): (_, ReadFloats) = match stored.float() {
+            Some(dtype) if keep => (dtype, read_floats),
+            _ => (DType::F32, read_f32),
+        };
+        let bytes = self.read_by(index, |file, count| read(file, &stored, count))?;
+        Ok(TensorData::from_bytes(bytes, shape, dtype))
+    }
+
+    /// The values of a tensor of integers of 8 bits.
+    pub(super) fn read_int8(&mut self, index: usize) -> Result<Vec<i8>, Error> {
+        self.read_by(index, read_int8)
+    }
+
+    fn read_by<T>(
+        &mut self,
+        index: usize,
+        read: impl FnOnce(&mut dyn Read, usize) -> std::io::Result<T>,
+    ) -> Result<T, Error> {
         // The header's checks have made sure that the product fits and the file holds the data.
-        let count = tensor.shape.iter().product();
+        let count = self.tensors[index].shape.iter().product();
         self.file
             .seek(SeekFrom::Start(self.starts[index]))
-            .and_then(|_| read_f32(&mut self.file, &tensor.dtype, count))
+            .and_then(|_| read(&mut self.file, count))
             .map_err(|error| Error::Io {
                 path: self.path.clone(),
                 error,
@@ -152,53 +155,8 @@ impl From<Dtype> for StoredDtype {
             Dtype::F32 => Self::F32,
             Dtype::BF16 => Self::Bf16,
             Dtype::F16 => Self::F16,
+            Dtype::I8 => Self::Int8,
             other => Self::Other(format!("{other:?}")),
         }
     }
-}
-
-/// Writes a model as safetensors: f32, published names and shapes, configuration and `metadata` in the header. The file
-/// is written beside `path` and renamed, so that `path` never holds half a model.
-///
-/// # Errors
-/// If the folder is missing or cannot be written, or the disk is full; `path` is then as it was.
-pub fn save<B: Backend>(model: &RwkvX<B>, metadata: &Metadata, path: &Path) -> Result<(), Error> {
-    let json = |error: serde_json::Error| format_error(path, error.to_string());
-    let description = Description {
-        config: model.config().clone(),
-        metadata: metadata.clone(),
-    };
-    let entries = HashMap::from([(
-        ENTRY.to_owned(),
-        serde_json::to_string(&description).map_err(json)?,
-    )]);
-
-    let parameters = names::values(model);
-    let mut end = 0;
-    let infos = parameters.iter().map(|(param, _)| {
-        let start = end;
-        end += size_of::<f32>() * param.shape.iter().product::<usize>();
-        let shape = published_shape(&param.name, &param.shape);
-        (
-            param.name.clone(),
-            TensorInfo {
-                dtype: Dtype::F32,
-                shape,
-                data_offsets: (start, end),
-            },
-        )
-    });
-    let header = Header::new(Some(entries), infos.collect())
-        .map_err(|error| format_error(path, error.to_string()))?;
-    let mut header = serde_json::to_vec(&header).map_err(json)?;
-    // The format aligns the data to 8 bytes.
-    header.resize(header.len().next_multiple_of(8), b' ');
-
-    write_beside(path, |file| {
-        file.write_all(&(header.len() as u64).to_le_bytes())?;
-        file.write_all(&header)?;
-        parameters
-            .iter()
-            .try_for_each(|(_, value)| file.write_all(value().convert::<f32>().as_bytes()))
-    })
 }

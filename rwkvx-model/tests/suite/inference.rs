@@ -3,7 +3,7 @@
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor};
 use rwkvx_kernels::KernelBackend;
-use rwkvx_model::{RwkvX, State};
+use rwkvx_model::{CacheBudget, RwkvX, State};
 
 use crate::support::{Golden, assert_close, distance, golden_model, host, on_backends};
 
@@ -14,6 +14,8 @@ on_backends! {
     branches_of_a_state_go_their_own_ways;
     a_batch_equals_its_rows_alone;
     a_later_token_changes_nothing_before_it;
+    pieces_with_a_cache_budget_equal_steps_with_it;
+    a_cache_budget_beyond_the_text_changes_nothing;
 }
 
 const MODELS: [&str; 2] = ["rwkv7_tiny", "rwkvx_tiny"];
@@ -146,6 +148,37 @@ fn a_later_token_changes_nothing_before_it<B: KernelBackend>() {
             }
         }
     }
+}
+
+fn pieces_with_a_cache_budget_equal_steps_with_it<B: KernelBackend>() {
+    let (model, ids, whole) = case::<B>("rwkvx_tiny");
+    let [batch, time] = ids.dims();
+    let run = |piece: usize| {
+        let mut state = model.state(batch).with_cache_budget(CacheBudget::of(40));
+        let pieces = ids.clone().split(piece, 1);
+        let logits = pieces
+            .into_iter()
+            .map(|ids| model.prefill_all(ids, &mut state));
+        let logits = host(Tensor::cat(logits.collect(), 1));
+        (logits, state.bytes())
+    };
+    let (steps, bytes) = run(1);
+    assert!(distance(&steps, &host(whole)) > 1e-3, "nothing was let go");
+    for piece in [7, 40, 41, time] {
+        let (pieces, held) = run(piece);
+        assert_close(&format!("pieces of {piece}"), &pieces, &steps);
+        assert_eq!(held, bytes);
+    }
+}
+
+fn a_cache_budget_beyond_the_text_changes_nothing<B: KernelBackend>() {
+    let (model, ids, whole) = case::<B>("rwkvx_tiny");
+    let mut state = model.state(2).with_cache_budget(CacheBudget::default());
+    assert_close(
+        "large budget",
+        &host(model.prefill_all(ids, &mut state)),
+        &host(whole),
+    );
 }
 
 #[test]

@@ -216,7 +216,11 @@ fn made(max_tokens: usize, stop: Vec<u32>, prompt: &[u32]) -> Result<Vec<u32>, E
     let model = golden_model::<Flex>("rwkvx_tiny.pth");
     let mut sampler = Sampler::new(SamplerConfig::default()).unwrap();
     let mut tokens = Vec::new();
-    let options = GenerateOptions { max_tokens, stop };
+    let options = GenerateOptions {
+        max_tokens,
+        stop,
+        log_probabilities: false,
+    };
     generate(&model, prompt, &mut sampler, &options, |token| {
         tokens.push(token);
         ControlFlow::Continue(())

@@ -4,6 +4,7 @@ mod choice;
 mod compare;
 mod grid;
 mod lambada;
+mod latency;
 mod model;
 mod passkey;
 mod perplexity;
@@ -61,6 +62,8 @@ enum Command {
     Compare(compare::Compare),
     /// All reports as one HTML page, beside the paper's own numbers; --out is its file [default: report.html]
     Report(report::Report),
+    /// Speed and memory of reading and going on at some lengths, beside the same model without its sparse blocks
+    Latency(latency::Latency),
 }
 
 impl Task for Cli {
@@ -75,6 +78,7 @@ impl Task for Cli {
             Command::Perplexity(command) => command.run::<B>(&self.common, device),
             Command::Compare(command) => command.run(self.common.json),
             Command::Report(command) => command.run(self.common.out.as_deref(), self.common.json),
+            Command::Latency(command) => command.run::<B>(&self.common, device),
         }
     }
 }

@@ -58,7 +58,7 @@ impl ModelOptions {
         // A sign of life on a terminal.
         let busy = ProgressBar::new_spinner().with_message(format!("reading {}", path.display()));
         busy.enable_steady_tick(Duration::from_millis(100));
-        let checkpoint = checkpoint::load::<B>(path, &options, device);
+        let checkpoint = checkpoint::load_as_stored::<B>(path, &options, device);
         busy.finish_and_clear();
         let checkpoint = checkpoint?;
         let tokenizer = checkpoint.open_tokenizer(self.tokenizer.as_deref())?;

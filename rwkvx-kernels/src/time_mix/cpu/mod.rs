@@ -18,7 +18,7 @@ macro_rules! each {
 mod blocks;
 mod keys;
 mod output;
-mod rows;
+pub(crate) mod rows;
 mod shift;
 mod value;
 
@@ -51,7 +51,7 @@ fn spread_sums(row: &mut [f32], size: usize, function: impl Fn(f32) -> f32) {
 
 /// The sum of some elements, in the order of vectors of 16.
 #[inline(always)]
-fn sum(values: &[f32]) -> f32 {
+pub(crate) fn sum(values: &[f32]) -> f32 {
     let mut lanes = [0.0; 16];
     let vectors = values.chunks_exact(lanes.len());
     let rest = vectors.remainder();

@@ -10,7 +10,7 @@ use super::blocks::{self, Partials, Pass};
 use crate::cpu::{Disjoint, HostMemory};
 
 /// From `I` sequences and `P` parameters to `O` sequences and the gradients of `G` parameters, with `S` rows of scratch.
-pub(super) trait RowPass<
+pub(crate) trait RowPass<
     const I: usize,
     const P: usize,
     const O: usize,
@@ -37,7 +37,7 @@ pub(super) trait RowPass<
 /// Runs a pass over sequences `[rows, channels]` with heads of `size` channels.
 ///
 /// The results have the float types of the first input and the first parameter.
-pub(super) fn run<
+pub(crate) fn run<
     R,
     B,
     const I: usize,

@@ -40,7 +40,7 @@ enum Command {
     Score(score::Score),
     /// Print the sizes, tensors and tokenizer of a checkpoint
     Inspect(inspect::Inspect),
-    /// Write a checkpoint as safetensors in f32, under the published names
+    /// Write a checkpoint as safetensors in 32, 16 or 8 bits, under the published names
     Convert(convert::Convert),
 }
 

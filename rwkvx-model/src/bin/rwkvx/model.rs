@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use burn::tensor::backend::Backend;
 use clap::Args;
 use indicatif::ProgressBar;
+use rwkvx_kernels::KernelBackend;
 use rwkvx_model::checkpoint::{self, Checkpoint, LoadOptions};
 
 #[derive(Args)]
@@ -29,9 +29,16 @@ impl ModelOptions {
         }
     }
 
-    pub(crate) fn load<B: Backend>(&self, device: &B::Device) -> anyhow::Result<Checkpoint<B>> {
+    pub(crate) fn load<B: KernelBackend>(
+        &self,
+        device: &B::Device,
+    ) -> anyhow::Result<Checkpoint<B>> {
         let _busy = busy(format!("reading {}", self.model.display()));
-        Ok(checkpoint::load(&self.model, &self.load_options(), device)?)
+        Ok(checkpoint::load_as_stored(
+            &self.model,
+            &self.load_options(),
+            device,
+        )?)
     }
 }
 

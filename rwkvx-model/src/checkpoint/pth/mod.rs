@@ -12,11 +12,11 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Bytes;
+use burn::tensor::{DType, TensorData};
 use zip::ZipArchive;
 
 use self::tensor_ref::TensorRef;
-use super::convert::read_f32;
+use super::convert::{ReadFloats, read_f32, read_floats};
 use super::{StoredTensor, format_error};
 use crate::Error;
 
@@ -116,8 +116,8 @@ impl PthFile {
         &self.tensors
     }
 
-    /// The values of a tensor as f32, in the order of its shape. The storage's checksum is verified.
-    pub(super) fn read(&mut self, index: usize) -> Result<Bytes, Error> {
+    /// The values of a tensor in the order of its shape, as f32 or as they are, where they fill a storage. The storage's checksum is verified.
+    pub(super) fn read(&mut self, index: usize, keep: bool) -> Result<TensorData, Error> {
         let (tensor, place) = (&self.tensors[index], &self.places[index]);
         let bad = |reason: String| {
             format_error(&self.path, format!("tensor `{}`: {reason}", tensor.name))
@@ -146,17 +146,22 @@ impl PthFile {
                 place.dtype
             )));
         }
-        let values = read_f32(&mut entry, &place.dtype, place.storage_length)
+        let (dtype, read): (_, ReadFloats) = match place.dtype.float() {
+            Some(dtype) if keep && place.is_whole_storage() => (dtype, read_floats),
+            _ => (DType::F32, read_f32),
+        };
+        let values = read(&mut entry, &place.dtype, place.storage_length)
             // Only at the end of an entry is its checksum compared.
             .and_then(|values| entry.read(&mut [0]).map(|_| values))
             .map_err(|error| bad(error.to_string()))?;
         drop(entry);
-        if place.is_whole_storage() {
-            return Ok(values);
-        }
-        place
-            .gather(&values)
-            .ok_or_else(|| bad("it reaches past its storage".to_owned()))
+        let values = match place.is_whole_storage() {
+            true => values,
+            false => place
+                .gather(&values)
+                .ok_or_else(|| bad("it reaches past its storage".to_owned()))?,
+        };
+        Ok(TensorData::from_bytes(values, tensor.shape.clone(), dtype))
     }
 }
 

@@ -1,0 +1,154 @@
+//! Products of few rows.
+
+use std::array;
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::Product;
+use super::dot::{Sums, Weights, multiply_add, total};
+use crate::cpu::{Disjoint, for_each};
+
+/// Outputs per task.
+const BLOCK: usize = 64;
+
+/// Rows of `x` that go together.
+const ROWS: usize = 4;
+
+/// Weights are `[out, in]`.
+pub(super) fn out_in(product: Product<'_>, weights: impl Weights, y: &mut [f32]) {
+    let Product {
+        rows,
+        inputs,
+        outputs,
+        ..
+    } = product;
+    let y = Disjoint::new(y);
+    let arch = Arch::new();
+    for_each(outputs.div_ceil(BLOCK), rows * inputs * outputs, |task| {
+        let first = task * BLOCK;
+        arch.dispatch(Outputs {
+            product,
+            weights,
+            first,
+            last: outputs.min(first + BLOCK),
+            y: &y,
+        });
+    });
+}
+
+/// Some outputs of all rows.
+struct Outputs<'a, W> {
+    product: Product<'a>,
+    weights: W,
+    first: usize,
+    last: usize,
+    y: &'a Disjoint<'a>,
+}
+
+impl<W: Weights> WithSimd for Outputs<'_, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        match W::IN_PAIRS {
+            true => self.all_outputs::<S, 2>(),
+            false => self.all_outputs::<S, 4>(),
+        }
+    }
+}
+
+impl<W: Weights> Outputs<'_, W> {
+    /// `N` outputs at a time.
+    #[inline(always)]
+    fn all_outputs<S: Simd, const N: usize>(&self) {
+        let mut output = self.first;
+        while output + N <= self.last {
+            self.all_rows::<S, N>(output);
+            output += N;
+        }
+        while output < self.last {
+            self.all_rows::<S, 1>(output);
+            output += 1;
+        }
+    }
+
+    #[inline(always)]
+    fn all_rows<S: Simd, const N: usize>(&self, output: usize) {
+        let mut row = 0;
+        while row + ROWS <= self.product.rows {
+            self.tile::<S, ROWS, N>(row, output);
+            row += ROWS;
+        }
+        while row < self.product.rows {
+            self.tile::<S, 1, N>(row, output);
+            row += 1;
+        }
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const R: usize, const N: usize>(&self, row: usize, output: usize) {
+        let Product {
+            x, inputs, outputs, ..
+        } = self.product;
+        let mut sums: Sums<R, N> = [[Default::default(); N]; R];
+        self.weights.add_products::<S, R, N>(
+            array::from_fn(|r| &x[(row + r) * inputs..][..inputs]),
+            array::from_fn(|n| (output + n) * inputs),
+            &mut sums,
+        );
+        for (r, sums) in sums.into_iter().enumerate() {
+            // SAFETY: each task has its own outputs.
+            let y = unsafe { self.y.part((row + r) * outputs + output, N) };
+            for (y, sums) in y.iter_mut().zip(sums) {
+                *y = total(sums);
+            }
+        }
+    }
+}
+
+/// Outputs that are summed together where weights are `[in, out]`.
+const WIDTH: usize = 64;
+
+/// Weights are `[in, out]`.
+pub(super) fn in_out(product: Product<'_>, weights: impl Weights, y: &mut [f32]) {
+    Arch::new().dispatch(Columns {
+        product,
+        weights,
+        y,
+    });
+}
+
+struct Columns<'a, W> {
+    product: Product<'a>,
+    weights: W,
+    y: &'a mut [f32],
+}
+
+impl<W: Weights> WithSimd for Columns<'_, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Product {
+            x, inputs, outputs, ..
+        } = self.product;
+        for (x, y) in x.chunks_exact(inputs).zip(self.y.chunks_exact_mut(outputs)) {
+            for (block, y) in y.chunks_mut(WIDTH).enumerate() {
+                let mut sums = [0.0; WIDTH];
+                let mut wide = [0.0; WIDTH];
+                for (input, &x) in x.iter().enumerate() {
+                    let at = input * outputs + block * WIDTH;
+                    if y.len() == WIDTH {
+                        self.weights.widen(at, &mut wide);
+                    } else {
+                        self.weights.widen(at, &mut wide[..y.len()]);
+                    }
+                    for (sum, &wide) in sums.iter_mut().zip(&wide) {
+                        *sum = multiply_add::<S>(x, wide, *sum);
+                    }
+                }
+                y.copy_from_slice(&sums[..y.len()]);
+            }
+        }
+    }
+}

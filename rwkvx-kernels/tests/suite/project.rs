@@ -1,0 +1,162 @@
+//! Rows times weights of every number format and layout, against sums in f64 of what the stored numbers stand for.
+
+use burn::tensor::{DType, Tensor, backend::Backend};
+use rwkvx_kernels::{KernelBackend, WeightLayout, int8_scheme, project};
+
+use crate::support::{Array, assert_close};
+
+/// Roundings of f32 sums.
+const EXACT: f64 = 1e-6;
+
+/// A number format of weights.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Format {
+    Float(DType),
+    Int8,
+}
+
+fn matrix<B: Backend>(array: &Array) -> Tensor<B, 2> {
+    let [_, _, rows, columns] = array.shape;
+    array.tensor::<B>().reshape([rows, columns])
+}
+
+fn array<B: Backend>(tensor: Tensor<B, 2>) -> Array {
+    Array::of(tensor.unsqueeze::<4>())
+}
+
+/// `x` times `weight`, in f64.
+fn product(x: &Array, weight: &Array, layout: WeightLayout) -> Array {
+    let ([_, _, rows, inputs], [_, _, _, columns]) = (x.shape, weight.shape);
+    let (outputs, in_stride, out_stride) = match layout {
+        WeightLayout::OutIn => (weight.shape[2], 1, columns),
+        WeightLayout::InOut => (columns, columns, 1),
+    };
+    let values = (0..rows * outputs).map(|i| {
+        let (row, output) = (i / outputs, i % outputs);
+        (0..inputs)
+            .map(|input| {
+                x.values[row * inputs + input]
+                    * weight.values[input * in_stride + output * out_stride]
+            })
+            .sum()
+    });
+    Array {
+        shape: [1, 1, rows, outputs],
+        values: values.collect(),
+    }
+}
+
+fn check<B: KernelBackend>(
+    [rows, inputs, outputs]: [usize; 3],
+    format: Format,
+    layout: WeightLayout,
+    tolerance: f64,
+) {
+    let x = Array::normal([1, 1, rows, inputs], 1);
+    let shape = match layout {
+        WeightLayout::OutIn => [1, 1, outputs, inputs],
+        WeightLayout::InOut => [1, 1, inputs, outputs],
+    };
+    let weight = matrix::<B>(&Array::normal(shape, 2));
+    let weight = match format {
+        Format::Float(dtype) => weight.cast(dtype),
+        Format::Int8 => weight.quantize_dynamic(&int8_scheme(inputs).expect("whole groups")),
+    };
+    let stands_for = array(weight.clone().dequantize().cast(DType::F32));
+    let found = array(project(matrix::<B>(&x), weight, layout));
+    assert_close(
+        &format!("{rows} rows, {inputs} to {outputs}, {format:?} {layout:?}"),
+        &found,
+        &product(&x, &stands_for, layout),
+        tolerance,
+    );
+}
+
+/// Rows on both sides of where the body changes, outputs that fill no block, inputs that fill no vector.
+const SIZES: [[usize; 3]; 9] = [
+    [1, 64, 64],
+    [1, 768, 301],
+    [2, 100, 7],
+    [3, 35, 130],
+    [5, 64, 1],
+    [12, 160, 99],
+    [13, 160, 99],
+    [40, 96, 260],
+    [7, 1, 9],
+];
+
+fn weights_in_f32<B: KernelBackend>() {
+    for sizes in SIZES {
+        for layout in [WeightLayout::OutIn, WeightLayout::InOut] {
+            check::<B>(sizes, Format::Float(DType::F32), layout, EXACT);
+        }
+    }
+}
+
+fn weights_in_8_bits<B: KernelBackend>() {
+    for sizes in [
+        [1, 768, 301],
+        [3, 64, 130],
+        [4, 96, 4],
+        [12, 128, 99],
+        [30, 160, 260],
+    ] {
+        check::<B>(sizes, Format::Int8, WeightLayout::OutIn, EXACT);
+    }
+}
+
+fn quantised_weights_are_off_by_less_than_a_percent<B: KernelBackend>() {
+    let exact = Array::normal([1, 1, 64, 768], 3);
+    let scheme = int8_scheme(768).expect("whole groups");
+    let weight = matrix::<B>(&exact).quantize_dynamic(&scheme);
+    assert_close("int8", &array(weight.dequantize()), &exact, 8e-3);
+    assert!(int8_scheme(24).is_none());
+}
+
+#[test]
+fn half_precision_weights_on_flex() {
+    for dtype in [DType::BF16, DType::F16] {
+        for sizes in SIZES {
+            for layout in [WeightLayout::OutIn, WeightLayout::InOut] {
+                check::<burn_flex::Flex>(sizes, Format::Float(dtype), layout, EXACT);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_finite_f16_widens_exactly() {
+    use burn::tensor::{TensorData, f16};
+    type B = burn_flex::Flex;
+
+    let halves: Vec<f16> = (0..=u16::MAX)
+        .map(f16::from_bits)
+        .filter(|half| half.is_finite())
+        .collect();
+    let expected: Vec<f32> = halves.iter().map(|half| half.to_f32()).collect();
+    let shape = [halves.len(), 1];
+    let options = (&Default::default(), DType::F16);
+    let weight = Tensor::<B, 2>::from_data(TensorData::new(halves, shape), options);
+    let one = Tensor::<B, 2>::ones([1, 1], &Default::default());
+    let found = project(one, weight, WeightLayout::OutIn).into_data();
+    assert_eq!(found.to_vec::<f32>().expect("f32"), expected);
+}
+
+#[test]
+#[should_panic(expected = "`weight` has 4 inputs, `x` 3 columns")]
+fn sizes_that_do_not_fit_are_refused() {
+    let zeros = |shape| Tensor::<burn_flex::Flex, 2>::zeros(shape, &Default::default());
+    project(zeros([1, 3]), zeros([5, 4]), WeightLayout::OutIn);
+}
+
+macro_rules! on_backends {
+    ($($module:ident: $backend:ty),+ $(,)?) => {
+        $(mod $module {
+            #[test] fn weights_in_f32() { super::weights_in_f32::<$backend>() }
+            #[test] fn weights_in_8_bits() { super::weights_in_8_bits::<$backend>() }
+            #[test] fn quantised_weights_are_off_by_less_than_a_percent() { super::quantised_weights_are_off_by_less_than_a_percent::<$backend>() }
+        })+
+    };
+}
+
+on_backends! { flex: burn_flex::Flex, ndarray: burn_ndarray::NdArray<f32> }
