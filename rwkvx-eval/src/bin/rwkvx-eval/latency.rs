@@ -1,18 +1,14 @@
 //! `rwkvx-eval latency`.
 
-use std::path::Path;
-use std::time::Instant;
-
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use rwkvx_eval::Result;
 use rwkvx_eval::latency::{self, Point, Settings};
 use rwkvx_eval::lengths::Length;
-use rwkvx_eval::report::Report;
-use rwkvx_eval::{Result, runs};
 use rwkvx_kernels::KernelBackend;
 use serde::Serialize;
 
 use crate::Common;
+use crate::session::{ask_each, headline, print_json, progress};
 
 #[derive(Args)]
 pub(crate) struct Latency {
@@ -42,7 +38,6 @@ struct Measured {
 
 impl Latency {
     pub(crate) fn run<B: KernelBackend>(&self, common: &Common, device: &B::Device) -> Result<()> {
-        let loaded = common.model.load::<B>(device)?;
         let mut lengths: Vec<usize> = self.lengths.iter().map(|length| length.0).collect();
         lengths.sort_unstable();
         lengths.dedup();
@@ -51,59 +46,42 @@ impl Latency {
             tokens: self.tokens as usize,
             batch: self.batch as usize,
         };
-        let mut models = Vec::new();
-        if loaded.model.config().n_sparse > 0 {
-            models.push(("rwkv7", loaded.model.without_sparse_blocks()));
-            models.push(("rwkvx", loaded.model));
-        } else {
-            models.push(("rwkv7", loaded.model));
-        }
-
-        let style =
-            ProgressStyle::with_template("latency {wide_bar} {pos}/{len} tokens, {eta} left");
-        let longest = settings.lengths.last().copied().unwrap_or_default();
-        let all = models.len() * settings.batch * (longest + settings.tokens);
-        let bar = ProgressBar::new(all as u64)
-            .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        let started = Instant::now();
-        let bandwidth = latency::bandwidth::<B>(device);
-        let mut points = Vec::new();
-        for (name, model) in &models {
-            points.extend(latency::run(name, model, &settings, bandwidth, |tokens| {
-                bar.inc(tokens as u64)
-            })?);
-        }
-        bar.finish_and_clear();
-        let report = Report {
-            benchmark: "latency".to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            model: loaded.info,
-            settings,
-            result: Measured { bandwidth, points },
-            seconds: started.elapsed().as_secs_f64(),
-        };
-        let directory = match &common.out {
-            Some(directory) => directory.clone(),
-            None => runs::next_free(Path::new(runs::RUNS), "latency"),
-        };
-        report.write(&directory)?;
+        let reported = ask_each::<B, _, _>(common, device, "latency", |loaded, _| {
+            let model = &loaded.model;
+            let mut models = vec![("rwkv7", model.without_sparse_blocks())];
+            if model.config().n_sparse > 0 {
+                models.push(("rwkvx", model.clone()));
+            }
+            let longest = settings.lengths.last().copied().unwrap_or_default();
+            let all = models.len() * settings.batch * (longest + settings.tokens);
+            let bar = progress(all as u64).with_message("latency");
+            let bandwidth = latency::bandwidth::<B>(device);
+            let mut points = Vec::new();
+            for (name, model) in &models {
+                points.extend(latency::run(name, model, &settings, bandwidth, |tokens| {
+                    bar.inc(tokens as u64)
+                })?);
+            }
+            bar.finish_and_clear();
+            Ok((settings.clone(), Measured { bandwidth, points }))
+        })?;
         if common.json {
-            println!("{}", report.to_json());
+            print_json(&reported);
             return Ok(());
         }
-        println!(
-            "latency: {}, {} parameters, {} texts at once, a matrix is read at {:.1} GB/s\n",
-            report.model.path.display(),
-            report.model.parameters,
-            report.settings.batch,
-            report.result.bandwidth / 1e9
-        );
-        print!("{}", latency::table(&report.result.points));
-        println!(
-            "\nfloor: the bytes a step must read at that rate; share: of the time. {:.1} s; the report is in {}",
-            report.seconds,
-            directory.display()
-        );
+        for reported in reported {
+            let report = &reported.report;
+            println!("{}\n", headline(report));
+            print!("{}", latency::table(&report.result.points));
+            println!(
+                "\nfloor: the bytes a step must read, at {:.1} GB/s as a large matrix is read here; share: of the time\n\
+                 texts at once: {}; {:.1} s; the report is in {}\n",
+                report.result.bandwidth / 1e9,
+                report.settings.batch,
+                report.seconds,
+                reported.directory.display()
+            );
+        }
         Ok(())
     }
 }
