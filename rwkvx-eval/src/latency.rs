@@ -10,11 +10,11 @@ use burn::tensor::{Int, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rwkvx_kernels::{KernelBackend, WeightLayout, project};
-use rwkvx_model::{RwkvX, State, tokens};
+use rwkvx_model::{CacheBudget, RwkvX, State, tokens};
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
 use crate::lengths::Length;
+use crate::{Error, Result};
 
 /// Tokens read at once, over all texts.
 const PIECE: usize = 4096;
@@ -28,6 +28,8 @@ pub struct Settings {
     pub tokens: usize,
     /// Texts at once.
     pub batch: usize,
+    /// Tokens that a cache holds at most, if that is bounded.
+    pub cache_budget: Option<usize>,
 }
 
 /// What one model costs at one length.
@@ -74,7 +76,7 @@ pub fn bandwidth<B: KernelBackend>(device: &B::Device) -> f64 {
 ///
 /// # Errors
 ///
-/// If there are no texts.
+/// If there are no texts, or the budget is impossible.
 pub fn run<B: KernelBackend>(
     name: &str,
     model: &RwkvX<B>,
@@ -88,6 +90,13 @@ pub fn run<B: KernelBackend>(
     model.prefill(text.next::<B>(model, 1)?, &mut model.state(settings.batch));
 
     let mut state = model.state(settings.batch);
+    if let Some(max) = settings.cache_budget {
+        let budget = CacheBudget::of(max);
+        if let Some(error) = budget.error() {
+            return Err(Error::option("--cache-budget", error));
+        }
+        state = state.with_cache_budget(budget);
+    }
     let (mut read, mut reading) = (0, 0.0);
     let mut points = Vec::new();
     for &length in &settings.lengths {

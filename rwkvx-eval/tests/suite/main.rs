@@ -7,6 +7,7 @@ mod comparisons;
 mod grids;
 mod harness;
 mod lambada;
+mod latency;
 mod page;
 mod perplexity;
 mod prompts;

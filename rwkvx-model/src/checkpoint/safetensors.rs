@@ -5,9 +5,10 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use ::safetensors::tensor::{Dtype, Metadata as Header};
-use burn::tensor::{DType, TensorData};
+use burn::tensor::{Bytes, DType, TensorData};
 
 use super::convert::{ReadFloats, read_f32, read_floats, read_int8};
+use super::map::Map;
 use super::save::{Description, ENTRY};
 use super::{Metadata, StoredDtype, StoredTensor, format_error};
 use crate::Error;
@@ -24,6 +25,8 @@ pub(super) struct SafetensorsFile {
     starts: Vec<u64>,
     description: Option<Description>,
     metadata: Metadata,
+    /// The file in memory, once a tensor was asked for as it is.
+    map: Option<Map>,
 }
 
 impl SafetensorsFile {
@@ -100,6 +103,7 @@ impl SafetensorsFile {
             starts,
             description,
             metadata,
+            map: None,
         })
     }
 
@@ -115,7 +119,8 @@ impl SafetensorsFile {
         &self.metadata
     }
 
-    /// The values of a tensor of floats, as f32 or as they are.
+    /// The values of a tensor of floats, as f32 or as they are. What stays as it is stays in the file, which is mapped into memory, if
+    /// it is aligned there.
     pub(super) fn read(&mut self, index: usize, keep: bool) -> Result<TensorData, Error> {
         let tensor = &self.tensors[index];
         let (shape, stored) = (tensor.shape.clone(), tensor.dtype.clone());
@@ -123,6 +128,9 @@ impl SafetensorsFile {
             Some(dtype) if keep => (dtype, read_floats),
             _ => (DType::F32, read_f32),
         };
+        if let Some(part) = keep.then(|| self.mapped(index)).transpose()?.flatten() {
+            return Ok(TensorData::from_bytes(part, shape, dtype));
+        }
         let bytes = self.read_by(index, |file, count| read(file, &stored, count))?;
         Ok(TensorData::from_bytes(bytes, shape, dtype))
     }
@@ -130,6 +138,27 @@ impl SafetensorsFile {
     /// The values of a tensor of integers of 8 bits.
     pub(super) fn read_int8(&mut self, index: usize) -> Result<Vec<i8>, Error> {
         self.read_by(index, read_int8)
+    }
+
+    /// The bytes of a tensor of floats in the mapped file; `None` where numbers are stored the other way round or not aligned.
+    fn mapped(&mut self, index: usize) -> Result<Option<Bytes>, Error> {
+        let tensor = &self.tensors[index];
+        let size = tensor.dtype.size().unwrap_or(1);
+        let length = size * tensor.shape.iter().product::<usize>();
+        let map = match self.map.take() {
+            Some(map) => map,
+            None => Map::open(&self.file).map_err(|error| Error::Io {
+                path: self.path.clone(),
+                error,
+            })?,
+        };
+        let start = usize::try_from(self.starts[index]).unwrap_or(usize::MAX);
+        let part = match cfg!(target_endian = "little") {
+            true => map.part(start, length, size),
+            false => None,
+        };
+        self.map = Some(map);
+        Ok(part)
     }
 
     fn read_by<T>(

@@ -9,10 +9,15 @@ use serde_json::Value;
 
 use crate::support::data;
 
-/// Runs `generate` on the golden hybrid, greedily, with this on standard input.
+/// Runs `generate` on the golden hybrid, greedily unless told otherwise, with this on standard input.
 fn run(options: &[&str], input: &str) -> Output {
+    let greedy: &[&str] = match options.contains(&"--temperature") {
+        true => &[],
+        false => &["--temperature", "0"],
+    };
     let mut child = Command::new(env!("CARGO_BIN_EXE_rwkvx"))
-        .args(["generate", "--tokenizer", "byte", "--temperature", "0"])
+        .args(["generate", "--tokenizer", "byte"])
+        .args(greedy)
         .args(["--ban", "0", "--chunk-size", "16", "--model"])
         .arg(data("rwkvx_tiny.pth"))
         .args(options)

@@ -26,6 +26,9 @@ pub(crate) struct Latency {
     /// Texts at once
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
+    /// Keep at most so many tokens per sparse block (20000 if no number is given), those that are attended to least let go; without it all are kept
+    #[arg(long, value_name = "TOKENS", num_args = 0..=1, default_missing_value = "20000")]
+    cache_budget: Option<usize>,
 }
 
 /// What was measured.
@@ -45,6 +48,7 @@ impl Latency {
             lengths,
             tokens: self.tokens as usize,
             batch: self.batch as usize,
+            cache_budget: self.cache_budget,
         };
         let reported = ask_each::<B, _, _>(common, device, "latency", |loaded, _| {
             let model = &loaded.model;

@@ -22,9 +22,6 @@ pub(super) type Sums<const R: usize, const N: usize> = [[[f32; LANES]; N]; R];
 
 /// Weights in memory, row-major.
 pub(super) trait Weights: Copy + Sync {
-    /// Whether two rows go through [`add_products`](Self::add_products) together best, where otherwise it is four.
-    const IN_PAIRS: bool = false;
-
     /// Widens the elements from `at` on.
     fn widen(self, at: usize, wide: &mut [f32]);
 
@@ -136,8 +133,6 @@ pub(crate) struct Int8<'a> {
 }
 
 impl Weights for Int8<'_> {
-    const IN_PAIRS: bool = true;
-
     #[inline(always)]
     fn widen(self, at: usize, wide: &mut [f32]) {
         self.values.widen(at, wide);
