@@ -49,7 +49,7 @@ struct Options {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 
-    /// Which stage to train [default: all]
+    /// Which stage to train [default: that of the configuration, mostly all]
     #[arg(long, value_enum, conflicts_with = "resume")]
     stage: Option<StageChoice>,
 

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::grid::Answer;
+use crate::latency::Point;
 use crate::provenance::Program;
 use crate::report::{self, ModelInfo};
 use crate::{Error, Result, choice, lambada, perplexity, runs, table};
@@ -35,19 +36,9 @@ struct Model {
     sniah: Vec<Answer>,
     passkey: Vec<Answer>,
     perplexity: Option<perplexity::Scores>,
-    latency: Vec<LatencyPoint>,
+    latency: Vec<Point>,
     /// Benchmarks of which only the first questions were asked.
     partial: Vec<String>,
-}
-
-/// What the page shows of a point of `rwkvx-eval latency`.
-#[derive(Clone, serde::Deserialize)]
-struct LatencyPoint {
-    model: String,
-    length: usize,
-    prefill_tokens_per_second: f64,
-    step_ms: f64,
-    state_bytes: usize,
 }
 
 /// A table of the page.
@@ -318,7 +309,7 @@ fn long_texts(models: &[Model]) -> Option<Field> {
 
 fn speed(models: &[Model]) -> Option<Field> {
     let table = tables::latency(models)?;
-    let mut lines: Vec<(String, Vec<LatencyPoint>)> = Vec::new();
+    let mut lines: Vec<(String, Vec<Point>)> = Vec::new();
     for model in models {
         for point in &model.latency {
             let name = tables::latency_name(model, point);
@@ -328,8 +319,8 @@ fn speed(models: &[Model]) -> Option<Field> {
             }
         }
     }
-    let of = |value: fn(&LatencyPoint) -> f64| -> Vec<Line> {
-        let line = |(name, points): &(String, Vec<LatencyPoint>)| Line {
+    let of = |value: fn(&Point) -> f64| -> Vec<Line> {
+        let line = |(name, points): &(String, Vec<Point>)| Line {
             name: name.clone(),
             points: points
                 .iter()

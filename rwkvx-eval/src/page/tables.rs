@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::paper::{PAPER, SHORT};
-use super::{Cell, LatencyPoint, Model, Row, Table};
+use super::{Cell, Model, Row, Table};
 use crate::grid::Count;
+use crate::latency::Point;
 use crate::lengths::Length;
 use crate::statistics::Mean;
 
@@ -232,7 +233,7 @@ pub(super) fn perplexity(models: &[Model]) -> Option<Table> {
 }
 
 /// A model of the latency benchmark, which also runs models without their sparse blocks.
-pub(super) fn latency_name(model: &Model, point: &LatencyPoint) -> String {
+pub(super) fn latency_name(model: &Model, point: &Point) -> String {
     format!("{}, {}", model.name, point.model)
 }
 

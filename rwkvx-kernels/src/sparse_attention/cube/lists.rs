@@ -66,7 +66,7 @@ impl ListArrays {
     }
 
     /// The list from tile `CUBE_POS_X` of `rows` slots on.
-    pub(super) fn from_tile(&self, #[comptime] rows: usize) -> List {
+    pub(super) fn of_tile(&self, #[comptime] rows: usize) -> List {
         let tile = CUBE_POS_X as usize;
         let chunk = self.chunks[CUBE_POS_Y as usize * (self.room / rows) + tile] as usize;
         List {

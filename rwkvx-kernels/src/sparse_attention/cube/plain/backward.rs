@@ -222,7 +222,7 @@ fn attention_chosen_d_queries<F: Float>(
 ) {
     let mut block = KeyBlock::new(plan);
     if lists.has_tile(TILE) {
-        let list = lists.from_tile(TILE);
+        let list = lists.of_tile(TILE);
         let place = place_in_list(&list, lists, &problem, plan);
         let mut own = load_query(query, d_output, saved, deltas, &problem, place.query, plan);
         let mut first = list.chunk * problem.chunk_size;

@@ -114,7 +114,7 @@ fn attention_chosen<F: Float>(
     let quads = comptime!(plan.width / plan.lanes);
     let mut block = KeyBlock::new(plan);
     if lists.has_tile(TILE) {
-        let list = lists.from_tile(TILE);
+        let list = lists.of_tile(TILE);
         let place = place_in_list(&list, lists, &problem, plan);
         let row = problem.query_row(problem.sequence(), place.query);
         let q = load_row(query, row, plan);

@@ -43,7 +43,7 @@ pub(super) fn list_rows(
 ) -> Rows {
     let count = comptime!(2 * plan.row_tiles);
     let sequence = problem.sequence();
-    let list = lists.from_tile(comptime!(plan.rows()));
+    let list = lists.of_tile(comptime!(plan.rows()));
     let chunk_end = (list.chunk + 1) * problem.chunk_size;
     let mut rows = Array::<u32>::new(count);
     let mut slots = Array::<u32>::new(count);
