@@ -8,7 +8,7 @@ use rwkvx_model::Score;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::language_model::LanguageModel;
+use crate::language_model::Scorer;
 use crate::requests::{self, Request};
 use crate::statistics::Mean;
 use crate::tasks::{Metric, Question, Task};
@@ -64,7 +64,7 @@ pub fn requests(questions: &[Question]) -> Vec<Request> {
 ///
 /// If the model refuses a text.
 pub fn run(
-    model: &dyn LanguageModel,
+    model: &dyn Scorer,
     tokenizer: &Tokenizer,
     task: &Task,
     questions: &[Question],

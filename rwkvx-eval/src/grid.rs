@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::journal::Journal;
-use crate::language_model::LanguageModel;
+use crate::language_model::Speaker;
 
 /// Where a question stands in the grid.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -109,7 +109,7 @@ pub fn depths(count: usize, last: f32) -> Vec<f32> {
 ///
 /// If a question cannot be made, the model refuses it, or an answer cannot be written down.
 pub fn ask(
-    model: &dyn LanguageModel,
+    model: &dyn Speaker,
     tokenizer: &Tokenizer,
     task: &str,
     places: &[Place],

@@ -13,8 +13,8 @@ const BATCH_TOKENS: usize = 1 << 16;
 /// Most prompts in a batch.
 const MAX_BATCH: usize = 16;
 
-/// A model that can go on from a text, and say how likely a text is.
-pub trait LanguageModel {
+/// A model that can go on from a text.
+pub trait Speaker {
     /// Gives `on_said` the most likely next tokens of each prompt by its index, in any order: at most `max_tokens`, and
     /// perhaps no more once `enough` says so of those so far. `on_read` is told how many tokens of the prompts are done,
     /// piece by piece.
@@ -30,7 +30,10 @@ pub trait LanguageModel {
         on_read: &mut dyn FnMut(usize),
         on_said: &mut dyn FnMut(usize, Vec<u32>) -> Result<()>,
     ) -> Result<()>;
+}
 
+/// A model that can say how likely a text is.
+pub trait Scorer {
     /// How likely the ends of texts are, in the order of the texts. `on_read` is told how many tokens were read, piece by
     /// piece.
     ///
@@ -40,7 +43,7 @@ pub trait LanguageModel {
     fn score(&self, texts: &[ScoredText], on_read: &mut dyn FnMut(usize)) -> Result<Vec<Score>>;
 }
 
-impl<B: KernelBackend> LanguageModel for RwkvX<B> {
+impl<B: KernelBackend> Speaker for RwkvX<B> {
     fn greedy(
         &self,
         prompts: &[&[u32]],
@@ -71,7 +74,9 @@ impl<B: KernelBackend> LanguageModel for RwkvX<B> {
         }
         Ok(())
     }
+}
 
+impl<B: KernelBackend> Scorer for RwkvX<B> {
     fn score(&self, texts: &[ScoredText], on_read: &mut dyn FnMut(usize)) -> Result<Vec<Score>> {
         Ok(score(self, texts, on_read)?)
     }

@@ -10,14 +10,11 @@ use burn::tensor::{Int, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rwkvx_kernels::{KernelBackend, WeightLayout, project};
-use rwkvx_model::{CacheBudget, RwkvX, State, tokens};
+use rwkvx_model::{CacheBudget, PREFILL_PIECE, RwkvX, State, resident_bytes, tokens};
 use serde::{Deserialize, Serialize};
 
 use crate::lengths::Length;
 use crate::{Error, Result};
-
-/// Tokens read at once, over all texts.
-const PIECE: usize = 4096;
 
 /// What to measure.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,7 +99,7 @@ pub fn run<B: KernelBackend>(
     for &length in &settings.lengths {
         let mut next = None;
         while state.tokens() < length {
-            let piece = (PIECE / settings.batch).max(1);
+            let piece = (PREFILL_PIECE / settings.batch).max(1);
             let time = piece.min(length - state.tokens());
             let ids = text.next::<B>(model, time)?;
             let start = Instant::now();
@@ -152,7 +149,7 @@ fn steps<B: KernelBackend>(
         step_ms_min: times[0],
         step_ms_max: times[times.len() - 1],
         state_bytes: state.bytes(),
-        resident_bytes: resident_bytes(),
+        resident_bytes: resident_bytes().map(|bytes| bytes as usize),
         step_bytes: 0,
         floor_ms: 0.0,
     }
@@ -193,16 +190,6 @@ impl RandomText {
             .collect();
         Ok(tokens::ids_tensor(&rows, self.vocab_size, &model.device())?)
     }
-}
-
-/// What this process holds in memory, on Linux.
-fn resident_bytes() -> Option<usize> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kilobytes: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes << 10)
 }
 
 /// The points as a table.

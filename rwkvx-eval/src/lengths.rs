@@ -1,5 +1,6 @@
 //! Lengths as people write them: `65536`, `64K`, `1M`.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -35,6 +36,12 @@ impl fmt::Display for Length {
         };
         out.pad(&text)
     }
+}
+
+/// Lengths from the shortest to the longest, each once.
+pub fn rising(lengths: impl IntoIterator<Item = usize>) -> Vec<usize> {
+    let lengths: BTreeSet<usize> = lengths.into_iter().collect();
+    lengths.into_iter().collect()
 }
 
 #[cfg(test)]

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 use crate::grid::{Answer, Place, Question, ask, depths};
 use crate::journal::Journal;
-use crate::language_model::LanguageModel;
+use crate::language_model::Speaker;
+use crate::lengths::rising;
 
 /// Deepest a needle stands in the script's own grid of ten depths, in percent.
 const LAST_DEPTH: f32 = 90.0;
@@ -57,17 +58,14 @@ impl Settings {
 ///
 /// If a length is one that the script cannot make.
 pub fn run(
-    model: &dyn LanguageModel,
+    model: &dyn Speaker,
     tokenizer: &Tokenizer,
     settings: &Settings,
     journal: &mut Journal,
     progress: &ProgressBar,
 ) -> Result<Vec<Answer>> {
-    let mut lengths = settings.lengths.clone();
-    lengths.sort_unstable();
-    lengths.dedup();
     let mut answers = Vec::new();
-    for length in lengths {
+    for length in rising(settings.lengths.iter().copied()) {
         progress.set_message(format!("passkey at {length}"));
         let question = |place| question(place, tokenizer);
         let places = settings.places(length);

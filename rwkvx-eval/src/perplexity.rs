@@ -12,7 +12,7 @@ use rwkvx_datasets::Tokenizer;
 use rwkvx_model::ScoredText;
 use serde::{Deserialize, Serialize};
 
-use crate::language_model::LanguageModel;
+use crate::language_model::Scorer;
 use crate::provenance::InputFile;
 use crate::statistics::Mean;
 use crate::{Error, Result};
@@ -191,7 +191,7 @@ pub fn tokens(texts: &[Text], settings: &Settings) -> u64 {
 ///
 /// If the model refuses a text.
 pub fn run(
-    model: &dyn LanguageModel,
+    model: &dyn Scorer,
     texts: &[Text],
     settings: &Settings,
     progress: &ProgressBar,
@@ -268,7 +268,7 @@ pub fn run(
 
 /// Losses of the scored tokens of texts, in nats.
 fn score(
-    model: &dyn LanguageModel,
+    model: &dyn Scorer,
     texts: &[ScoredText],
     progress: &ProgressBar,
 ) -> Result<Vec<Vec<f32>>> {

@@ -8,7 +8,7 @@ use rwkvx_datasets::Tokenizer;
 use rwkvx_model::{Score, ScoredText, write_beside};
 use serde::{Deserialize, Serialize};
 
-use crate::language_model::LanguageModel;
+use crate::language_model::Scorer;
 use crate::{Error, Result};
 
 /// What every text begins with, as RWKV's own evaluation has it: no first token is scored well without one.
@@ -29,7 +29,7 @@ pub struct Request {
 ///
 /// If a continuation is empty, or the model refuses a text.
 pub fn score(
-    model: &dyn LanguageModel,
+    model: &dyn Scorer,
     tokenizer: &Tokenizer,
     requests: &[Request],
     progress: &ProgressBar,

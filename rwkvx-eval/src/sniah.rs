@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 use crate::grid::{Answer, Place, Question, ask, depths};
 use crate::journal::Journal;
-use crate::language_model::LanguageModel;
+use crate::language_model::Speaker;
+use crate::lengths::rising;
 
 /// Deepest a needle stands, in percent.
 const LAST_DEPTH: f32 = 100.0;
@@ -70,18 +71,15 @@ impl Settings {
 ///
 /// If a length is too short for a task's fixed text and the answer; the error names the least that works.
 pub fn run(
-    model: &dyn LanguageModel,
+    model: &dyn Speaker,
     tokenizer: &Tokenizer,
     settings: &Settings,
     essays: Option<&str>,
     journal: &mut Journal,
     progress: &ProgressBar,
 ) -> Result<Vec<Answer>> {
-    let mut lengths = settings.lengths.clone();
-    lengths.sort_unstable();
-    lengths.dedup();
     let mut answers = Vec::new();
-    for length in lengths {
+    for length in rising(settings.lengths.iter().copied()) {
         for task in settings.tasks() {
             progress.set_message(format!("{task} at {length}"));
             let question = |place| question(task, place, tokenizer, settings, essays);

@@ -9,10 +9,9 @@ use rwkvx_kernels::{KernelBackend, cross_entropy_rows};
 
 use crate::Error;
 use crate::model::RwkvX;
+use crate::session::PREFILL_PIECE;
 use crate::tokens::ids_tensor;
 
-/// Tokens read at once, over all rows: enough to keep the matrix products large, few enough to keep memory flat.
-const PIECE: usize = 4096;
 /// Most rows of a batch, each of which has a state.
 const MAX_ROWS: usize = 64;
 /// Positions whose logits are held at once.
@@ -125,7 +124,7 @@ pub fn score<B: KernelBackend>(
     let mut scores = vec![unscored; texts.len()];
     let mut left = passages.as_slice();
     while let Some(longest) = left.first() {
-        let rows = PIECE / texts[longest[0]].input().len();
+        let rows = PREFILL_PIECE / texts[longest[0]].input().len();
         let (batch, others) = left.split_at(rows.clamp(1, MAX_ROWS).min(left.len()));
         score_batch(model, texts, batch, &mut scores, &mut on_read)?;
         left = others;
@@ -163,7 +162,7 @@ fn score_batch<B: KernelBackend>(
     let ids = ids_tensor::<B>(&padded, model.config().vocab_size, &model.device())?; // [rows, time]
     let mut state = model.state(rows);
     state.reserve(time);
-    let piece = PIECE / rows;
+    let piece = PREFILL_PIECE / rows;
     for start in (0..time).step_by(piece) {
         let end = (start + piece).min(time);
         let length = end - start;

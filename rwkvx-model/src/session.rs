@@ -13,7 +13,7 @@ use crate::state::State;
 use crate::tokens::ids_tensor;
 
 /// Tokens read at once, over all rows: enough to keep the matrix products large, few enough to keep memory flat.
-const PREFILL_PIECE: usize = 4096;
+pub const PREFILL_PIECE: usize = 4096;
 
 /// A batch of texts of equal length, and what may follow each.
 ///
@@ -96,6 +96,33 @@ impl<B: KernelBackend> Session<B> {
             on_read(read);
         }
         Ok(())
+    }
+
+    /// The likeliest next tokens of every text, a row of `max_tokens` for each, or fewer once `enough` says of the rows so far that no more are needed.
+    /// The last ones are not read.
+    pub fn greedy(
+        &mut self,
+        model: &RwkvX<B>,
+        max_tokens: usize,
+        enough: impl Fn(&[Vec<u32>]) -> bool,
+    ) -> Vec<Vec<u32>> {
+        let batch = self.state.batch();
+        let mut said = vec![Vec::with_capacity(max_tokens); batch];
+        for made in 1..=max_tokens {
+            let Some(logits) = self.logits.take() else {
+                break;
+            };
+            let next = logits.argmax(1).reshape([batch]); // [batch]
+            let ids = next.clone().into_data();
+            for (row, id) in said.iter_mut().zip(ids.iter::<u32>()) {
+                row.push(id);
+            }
+            if made == max_tokens || enough(&said) {
+                break;
+            }
+            self.logits = Some(model.step(next, &mut self.state));
+        }
+        said
     }
 
     /// Goes on from what was read: chooses a token for every text by its sampler, gives it to `on_token`, and so on until an option or `on_token` ends
@@ -233,20 +260,5 @@ pub fn greedy<B: KernelBackend>(
     }
     let mut session = Session::new(model, prompts.len(), None);
     session.read(model, prompts, on_read)?;
-    let mut said = vec![Vec::with_capacity(max_tokens); prompts.len()];
-    for made in 1..=max_tokens {
-        let Some(logits) = session.logits.take() else {
-            break;
-        };
-        let next = logits.argmax(1).reshape([prompts.len()]); // [batch]
-        let ids = next.clone().into_data();
-        for (row, id) in said.iter_mut().zip(ids.iter::<u32>()) {
-            row.push(id);
-        }
-        if made == max_tokens || enough(&said) {
-            break;
-        }
-        session.logits = Some(model.step(next, &mut session.state));
-    }
-    Ok(said)
+    Ok(session.greedy(model, max_tokens, enough))
 }

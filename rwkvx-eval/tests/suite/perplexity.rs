@@ -5,7 +5,7 @@ use std::fs;
 use indicatif::ProgressBar;
 use rwkvx_datasets::Tokenizer;
 use rwkvx_eval::Result;
-use rwkvx_eval::language_model::LanguageModel;
+use rwkvx_eval::language_model::Scorer;
 use rwkvx_eval::perplexity::{KeyTokens, Scores, Settings, run, texts, tokens};
 use rwkvx_eval::records;
 use rwkvx_eval::report::Report;
@@ -20,18 +20,7 @@ fn loss(seen: usize) -> f32 {
     8.0 / seen as f32
 }
 
-impl LanguageModel for BySeen {
-    fn greedy(
-        &self,
-        _prompts: &[&[u32]],
-        _max_tokens: usize,
-        _enough: &dyn Fn(usize, &[u32]) -> bool,
-        _on_read: &mut dyn FnMut(usize),
-        _on_said: &mut dyn FnMut(usize, Vec<u32>) -> Result<()>,
-    ) -> Result<()> {
-        unimplemented!("perplexity does not generate")
-    }
-
+impl Scorer for BySeen {
     fn score(&self, texts: &[ScoredText], on_read: &mut dyn FnMut(usize)) -> Result<Vec<Score>> {
         let score = |text: &ScoredText| {
             on_read(text.ids.len() - 1);

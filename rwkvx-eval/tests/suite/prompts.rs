@@ -1,6 +1,6 @@
 //! The real model behind the needle benchmarks: batches, pieces and branches change nothing.
 
-use rwkvx_eval::language_model::LanguageModel;
+use rwkvx_eval::language_model::Speaker;
 
 use crate::support::small_model;
 

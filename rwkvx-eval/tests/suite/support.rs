@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use burn::backend::Flex;
 use rwkvx_datasets::Tokenizer;
 use rwkvx_eval::Result;
-use rwkvx_eval::language_model::LanguageModel;
+use rwkvx_eval::language_model::{Scorer, Speaker};
 use rwkvx_model::checkpoint::{self, Metadata};
 use rwkvx_model::{RwkvX, RwkvXConfig, Score, ScoredText};
 
@@ -38,7 +38,7 @@ impl Reader {
     }
 }
 
-impl LanguageModel for Reader {
+impl Speaker for Reader {
     fn greedy(
         &self,
         prompts: &[&[u32]],
@@ -59,27 +59,12 @@ impl LanguageModel for Reader {
         }
         Ok(())
     }
-
-    fn score(&self, _texts: &[ScoredText], _on_read: &mut dyn FnMut(usize)) -> Result<Vec<Score>> {
-        unimplemented!("no needle benchmark scores texts")
-    }
 }
 
 /// A reader of scored texts that has been told their scores.
 pub(crate) struct Told(pub(crate) Vec<Score>);
 
-impl LanguageModel for Told {
-    fn greedy(
-        &self,
-        _prompts: &[&[u32]],
-        _max_tokens: usize,
-        _enough: &dyn Fn(usize, &[u32]) -> bool,
-        _on_read: &mut dyn FnMut(usize),
-        _on_said: &mut dyn FnMut(usize, Vec<u32>) -> Result<()>,
-    ) -> Result<()> {
-        unimplemented!("nothing that scores texts goes on from them")
-    }
-
+impl Scorer for Told {
     fn score(&self, texts: &[ScoredText], on_read: &mut dyn FnMut(usize)) -> Result<Vec<Score>> {
         assert_eq!(texts.len(), self.0.len());
         on_read(texts.iter().map(|text| text.ids.len() - 1).sum());

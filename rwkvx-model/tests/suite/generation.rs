@@ -146,6 +146,24 @@ fn a_saved_state_goes_on_as_if_it_had_never_been_away<B: KernelBackend>() {
 
 type Flex = crate::support::Flex;
 
+/// What two texts go on with, always the likeliest token.
+fn greedily(
+    model: &RwkvX<Flex>,
+    mut session: Session<Flex>,
+    options: &GenerateOptions,
+) -> Vec<Vec<u32>> {
+    let mut samplers = [0, 1].map(|_| Sampler::new(SamplerConfig::default()).unwrap());
+    let mut made = vec![Vec::new(); 2];
+    let collect = |token: Made| {
+        made[token.row].push(token.token);
+        ControlFlow::Continue(())
+    };
+    session
+        .generate(model, &mut samplers, options, collect)
+        .unwrap();
+    made
+}
+
 #[test]
 fn the_device_chooses_what_the_host_would() {
     let model = golden_model::<Flex>("rwkvx_tiny.pth");
@@ -153,22 +171,12 @@ fn the_device_chooses_what_the_host_would() {
     let by = |log_probabilities: bool| {
         let mut session = Session::new(&model, rows.len(), None);
         session.read(&model, &rows, |_| ()).unwrap();
-        let sampler = || Sampler::new(SamplerConfig::default()).unwrap();
-        let mut samplers = [sampler(), sampler()];
         let options = GenerateOptions {
             max_tokens: 20,
             log_probabilities,
             ..GenerateOptions::default()
         };
-        let mut made = vec![Vec::new(); 2];
-        let collect = |token: Made| {
-            made[token.row].push(token.token);
-            ControlFlow::Continue(())
-        };
-        session
-            .generate(&model, &mut samplers, &options, collect)
-            .unwrap();
-        made
+        greedily(&model, session, &options)
     };
     let expected = greedy(&model, &rows, 20, |_| false, |_| ()).unwrap();
     assert_eq!(by(false), expected);
@@ -187,20 +195,12 @@ fn a_text_that_has_ended_leaves_the_others_alone() {
     let ends: Vec<usize> = ends.collect();
     let mut session = Session::new(&model, 2, None);
     session.read(&model, &rows, |_| ()).unwrap();
-    let mut samplers = [0, 1].map(|_| Sampler::new(SamplerConfig::default()).unwrap());
     let options = GenerateOptions {
         max_tokens: 10,
         stop: vec![stop],
         ..GenerateOptions::default()
     };
-    let mut made = vec![Vec::new(); 2];
-    let collect = |token: Made| {
-        made[token.row].push(token.token);
-        ControlFlow::Continue(())
-    };
-    session
-        .generate(&model, &mut samplers, &options, collect)
-        .unwrap();
+    let made = greedily(&model, session, &options);
     for row in 0..2 {
         assert_eq!(made[row], whole[row][..ends[row]]);
     }

@@ -42,16 +42,21 @@ pub(crate) fn tiny_config() -> TrainConfig {
     config.model.head_size = 16;
     config.questions = None;
     config.checkpoints.every_steps = 2;
+    for (stage, steps) in stages(&mut config).into_iter().zip([5, 3, 4]) {
+        stage.steps = steps;
+    }
+    config
+}
+
+/// Base, stage 1 and stage 2.
+fn stages(config: &mut TrainConfig) -> [&mut StageConfig; 3] {
     let StageConfigs {
         base,
         stage1,
         stage2,
         ..
     } = &mut config.stages;
-    for (stage, steps) in [(base, 5), (stage1, 3), (stage2, 4)] {
-        stage.as_mut().unwrap().steps = steps;
-    }
-    config
+    [base, stage1, stage2].map(|stage| stage.as_mut().unwrap())
 }
 
 pub(crate) fn write_config(directory: &Path, config: &TrainConfig) -> String {
@@ -200,14 +205,7 @@ fn several_devices_train_as_one_does_and_a_run_goes_on_with_another_number() {
     let place = tempfile::tempdir().unwrap();
     let mut config = tiny_config();
     config.checkpoints.keep = 100;
-    let StageConfigs {
-        base,
-        stage1,
-        stage2,
-        ..
-    } = &mut config.stages;
-    for stage in [base, stage1, stage2] {
-        let stage = stage.as_mut().unwrap();
+    for stage in stages(&mut config) {
         (stage.batch, stage.micro_batch, stage.threads) = (4, 1, 1);
     }
     let file = write_config(place.path(), &config);

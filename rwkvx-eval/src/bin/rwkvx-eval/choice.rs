@@ -12,7 +12,7 @@ use rwkvx_kernels::KernelBackend;
 use serde::Serialize;
 
 use crate::Common;
-use crate::session::{ask_each, headline, print_json, progress};
+use crate::session::{Reported, ask_each, print_each, progress};
 
 #[derive(Args)]
 pub(crate) struct Choice {
@@ -89,20 +89,14 @@ impl Choice {
             };
             Ok((settings, results))
         })?;
-        if common.json {
-            print_json(&reported);
-            return Ok(());
-        }
-        for reported in reported {
-            let report = &reported.report;
-            println!("{}\n", headline(report));
+        print_each(common, &reported, |Reported { directory, report }| {
             print_table(&report.result);
             println!(
                 "\n{:.1} s; the report is in {}\n",
                 report.seconds,
-                reported.directory.display()
+                directory.display()
             );
-        }
+        });
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use rwkvx_kernels::KernelBackend;
 use serde::Serialize;
 
 use crate::Common;
-use crate::session::{ask_each, headline, print_json, progress};
+use crate::session::{Reported, ask_each, print_each, progress};
 
 #[derive(Args)]
 pub(crate) struct Lambada {
@@ -50,14 +50,8 @@ impl Lambada {
             };
             Ok((settings, lambada::scores(&scores)))
         })?;
-        if common.json {
-            print_json(&reported);
-            return Ok(());
-        }
-        for reported in reported {
-            let report = &reported.report;
+        print_each(common, &reported, |Reported { directory, report }| {
             let scores = &report.result;
-            println!("{}\n", headline(report));
             println!(
                 "accuracy    {:.2}% +- {:.2}",
                 100.0 * scores.accuracy.value,
@@ -71,9 +65,9 @@ impl Lambada {
                 "\n{} texts in {:.1} s; the report is in {}\n",
                 scores.answers.len(),
                 report.seconds,
-                reported.directory.display()
+                directory.display()
             );
-        }
+        });
         Ok(())
     }
 }

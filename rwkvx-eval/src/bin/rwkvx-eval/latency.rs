@@ -3,12 +3,12 @@
 use clap::Args;
 use rwkvx_eval::Result;
 use rwkvx_eval::latency::{self, Point, Settings};
-use rwkvx_eval::lengths::Length;
+use rwkvx_eval::lengths::{Length, rising};
 use rwkvx_kernels::KernelBackend;
 use serde::Serialize;
 
 use crate::Common;
-use crate::session::{ask_each, headline, print_json, progress};
+use crate::session::{Reported, ask_each, print_each, progress};
 
 #[derive(Args)]
 pub(crate) struct Latency {
@@ -41,11 +41,8 @@ struct Measured {
 
 impl Latency {
     pub(crate) fn run<B: KernelBackend>(&self, common: &Common, device: &B::Device) -> Result<()> {
-        let mut lengths: Vec<usize> = self.lengths.iter().map(|length| length.0).collect();
-        lengths.sort_unstable();
-        lengths.dedup();
         let settings = Settings {
-            lengths,
+            lengths: rising(self.lengths.iter().map(|length| length.0)),
             tokens: self.tokens as usize,
             batch: self.batch as usize,
             cache_budget: self.cache_budget,
@@ -69,13 +66,7 @@ impl Latency {
             bar.finish_and_clear();
             Ok((settings.clone(), Measured { bandwidth, points }))
         })?;
-        if common.json {
-            print_json(&reported);
-            return Ok(());
-        }
-        for reported in reported {
-            let report = &reported.report;
-            println!("{}\n", headline(report));
+        print_each(common, &reported, |Reported { directory, report }| {
             print!("{}", latency::table(&report.result.points));
             println!(
                 "\nfloor: the bytes a step must read, at {:.1} GB/s as a large matrix is read here; share: of the time\n\
@@ -83,9 +74,9 @@ impl Latency {
                 report.result.bandwidth / 1e9,
                 report.settings.batch,
                 report.seconds,
-                reported.directory.display()
+                directory.display()
             );
-        }
+        });
         Ok(())
     }
 }

@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use rwkvx_eval::lengths::Length;
+use rwkvx_eval::lengths::{Length, rising};
 use rwkvx_eval::perplexity::{self, KeyTokens, Scores, Settings};
 use rwkvx_eval::provenance::InputFile;
 use rwkvx_eval::{Result, records};
 use rwkvx_kernels::KernelBackend;
 
 use crate::Common;
-use crate::session::{ask_each, headline, print_json, progress};
+use crate::session::{Reported, ask_each, print_each, progress};
 
 #[derive(Args)]
 pub(crate) struct Perplexity {
@@ -49,12 +49,9 @@ impl Perplexity {
     pub(crate) fn run<B: KernelBackend>(&self, common: &Common, device: &B::Device) -> Result<()> {
         let documents = records::texts(&self.files)?;
         let files = self.files.iter().map(|path| InputFile::read(path));
-        let mut lengths: Vec<usize> = self.len.iter().map(|length| length.0).collect();
-        lengths.sort_unstable();
-        lengths.dedup();
         let settings = Settings {
             files: files.collect::<Result<_>>()?,
-            lengths,
+            lengths: rising(self.len.iter().map(|length| length.0)),
             skip: self.skip,
             documents: self.documents as usize,
             parts: self.parts.into(),
@@ -71,20 +68,14 @@ impl Perplexity {
             bar.finish_and_clear();
             Ok((settings.clone(), scores?))
         })?;
-        if common.json {
-            print_json(&reported);
-            return Ok(());
-        }
-        for reported in reported {
-            let report = &reported.report;
-            println!("{}\n", headline(report));
+        print_each(common, &reported, |Reported { directory, report }| {
             print_table(&report.result);
             println!(
                 "\n{:.1} s; the report, with the loss by position, is in {}\n",
                 report.seconds,
-                reported.directory.display()
+                directory.display()
             );
-        }
+        });
         Ok(())
     }
 }

@@ -55,6 +55,21 @@ pub(crate) fn ask_each<B: KernelBackend, S: Serialize, R: Serialize>(
     Ok(reported)
 }
 
+/// Prints the reports: as JSON, or of each its headline and what `print` prints.
+pub(crate) fn print_each<S: Serialize, R: Serialize>(
+    common: &Common,
+    reported: &[Reported<S, R>],
+    print: impl Fn(&Reported<S, R>),
+) {
+    if common.json {
+        return print_json(reported);
+    }
+    for reported in reported {
+        println!("{}\n", headline(&reported.report));
+        print(reported);
+    }
+}
+
 /// Prints reports as JSON, one object or an array of several.
 pub(crate) fn print_json<S: Serialize, R: Serialize>(reported: &[Reported<S, R>]) {
     let json: Vec<String> = reported.iter().map(|it| it.report.to_json()).collect();

@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::bail;
 use clap::Args;
 use indicatif::ProgressBar;
+use rwkvx_datasets::Tokenizer;
 use rwkvx_kernels::KernelBackend;
 use rwkvx_model::checkpoint::{self, Checkpoint, LoadOptions};
 
@@ -40,6 +42,22 @@ impl ModelOptions {
             device,
         )?)
     }
+}
+
+/// Checks that a model has a row for every id that a tokenizer made.
+pub(crate) fn check_ids(
+    ids: &[u32],
+    tokenizer: &Tokenizer,
+    vocab_size: usize,
+) -> anyhow::Result<()> {
+    if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
+        bail!(
+            "tokenizer {} makes token id {id}, the model's vocabulary has {vocab_size}; give the tokenizer it was trained \
+             with by --tokenizer",
+            tokenizer.spec()
+        );
+    }
+    Ok(())
 }
 
 /// A sign of life on a terminal for work of unknown length, until it is dropped.

@@ -12,7 +12,7 @@ use rwkvx_model::{ScoredText, score};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::model::ModelOptions;
+use crate::model::{ModelOptions, check_ids};
 
 #[derive(Args)]
 pub(crate) struct Score {
@@ -128,14 +128,7 @@ impl Score {
             if text.continuation().is_empty() {
                 bail!("{}: the continuation has no token of its own", at());
             }
-            if let Some(id) = text.ids.iter().find(|&&id| id as usize >= vocab_size) {
-                bail!(
-                    "{}: tokenizer {} makes token id {id}, the model's vocabulary has {vocab_size}; give the tokenizer it \
-                     was trained with by --tokenizer",
-                    at(),
-                    tokenizer.spec()
-                );
-            }
+            check_ids(&text.ids, tokenizer, vocab_size).with_context(at)?;
             Ok(text)
         };
         requests.iter().map(encode).collect()

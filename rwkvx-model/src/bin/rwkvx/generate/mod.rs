@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use self::prompts::PromptOptions;
 use self::text::Text;
-use crate::model::ModelOptions;
+use crate::model::{ModelOptions, check_ids};
 
 /// Texts made together at most.
 const BATCH: usize = 64;
@@ -196,14 +196,8 @@ impl<B: KernelBackend> Run<'_, B> {
             .tokenizer
             .encode(text)
             .with_context(|| option.to_owned())?;
-        let vocab_size = self.model.config().vocab_size;
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
-            bail!(
-                "{option}: tokenizer {} makes token id {id}, the model's vocabulary has {vocab_size}; \
-                 give the tokenizer it was trained with by --tokenizer",
-                self.tokenizer.spec()
-            );
-        }
+        check_ids(&ids, self.tokenizer, self.model.config().vocab_size)
+            .with_context(|| option.to_owned())?;
         Ok(ids)
     }
 
