@@ -113,7 +113,7 @@ fn measures(report: &Value) -> Result<BTreeMap<String, Values>> {
     let found = match benchmark {
         "choice" => choice(report),
         "lambada" => lambada(report),
-        "sniah" | "passkey" => grid(report),
+        "sniah" | "passkey" | "facts" => grid(report),
         "perplexity" => perplexity(report),
         other => {
             let reason = format!("reports of {other:?} cannot be compared");

@@ -101,6 +101,19 @@ impl Journal {
         self.answers.iter().find(asked).cloned()
     }
 
+    /// Removes the journal of a folder, which its report has made useless; there may be none.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be removed.
+    pub fn remove(directory: &Path) -> Result<()> {
+        let path = directory.join(FILE);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(&path)(error)),
+            _ => Ok(()),
+        }
+    }
+
     /// Writes an answer down.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 //! | [`requests`] | continuations to score after contexts |
 //! | [`choice`], [`lambada`] | short benchmarks, from requests to scores |
 //! | [`sniah`], [`passkey`] | needles in haystacks, from settings to answers |
+//! | [`facts`] | many facts in one text |
 //! | [`grid`], [`journal`] | answers by length and depth, counted, and kept while they come |
 //! | [`latency`] | what reading and going on cost at a length |
 //! | [`table`], [`heat_map`] | a grid as text, as CSV, as a picture |
@@ -27,6 +28,7 @@ pub mod compare;
 #[cfg(feature = "download")]
 pub mod download;
 mod error;
+pub mod facts;
 pub mod grid;
 pub mod heat_map;
 pub mod journal;

@@ -61,7 +61,10 @@ pub fn by_length(models: &[(String, &[Answer])]) -> String {
                     answer.task == task && answer.length == length
                 });
                 let percent = 100.0 * count.share();
-                let cell = format!("{percent:.0}% ({}/{})", count.correct, count.asked);
+                let cell = match count.asked {
+                    0 => "-".to_owned(),
+                    asked => format!("{percent:.0}% ({}/{asked})", count.correct),
+                };
                 let _ = write!(text, "{cell:>16}");
             }
             text.push('\n');

@@ -83,6 +83,8 @@ impl ScoredText {
 pub struct Score {
     /// Natural logarithm of each scored token's probability.
     pub log_probabilities: Vec<f32>,
+    /// The most likely token in the place of each.
+    pub likeliest: Vec<u32>,
     /// Whether each scored token is the most likely one.
     pub greedy: bool,
 }
@@ -119,6 +121,7 @@ pub fn score<B: KernelBackend>(
         .collect();
     let unscored = Score {
         log_probabilities: Vec::new(),
+        likeliest: Vec::new(),
         greedy: true,
     };
     let mut scores = vec![unscored; texts.len()];
@@ -216,6 +219,7 @@ fn score_targets<B: KernelBackend>(
         }
         let score = &mut scores[target.text];
         score.log_probabilities.push(-nll);
+        score.likeliest.push(likeliest);
         score.greedy &= likeliest == target.id;
     }
     Ok(())

@@ -5,12 +5,10 @@
 
 use indicatif::ProgressBar;
 use rwkvx_datasets::Tokenizer;
-use rwkvx_datasets::needles::{
-    CountRange, Kind, KindWeights, NeedleConfig, NeedleStream, ValueWeights,
-};
+use rwkvx_datasets::needles::{AskedFact, FactsSpec, FactsText, ValueWeights};
 use rwkvx_datasets::ruler::{self, Fit, PromptSpec, Task};
 use rwkvx_kernels::KernelBackend;
-use rwkvx_model::{RwkvX, greedy, tokens};
+use rwkvx_model::{RwkvX, ScoredText, greedy, score};
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -128,52 +126,42 @@ impl<B: KernelBackend> Examination<'_, B> {
     /// Questions about texts with many facts. An answer counts when all its tokens are the most likely ones given the
     /// text before them, which is when the model, asked that question there, would have said just this.
     fn facts(&self, length: usize) -> Result<Score> {
-        let only = |count| CountRange {
-            min: count,
-            max: count,
+        let mut texts = Vec::with_capacity(self.config.samples);
+        for sample in 0..self.config.samples {
+            let spec = FactsSpec {
+                tokens: length,
+                facts: self.config.facts,
+                questions: QUESTIONS_PER_TEXT.min(self.config.facts),
+                values: ValueWeights::NUMBERS,
+                seed: self.seed.wrapping_add(sample as u64),
+            };
+            texts.push(FactsText::new(&spec, self.tokenizer)?);
+        }
+        let scored: Vec<ScoredText> = texts
+            .iter()
+            .map(|text| ScoredText {
+                ids: text.ids.clone(),
+                context: text.asked[0].answer.start,
+            })
+            .collect();
+        let scores = score(self.model, &scored, |_| ())?;
+        self.progress.inc(texts.len() as u64);
+        let right = |text: &FactsText, said: &[u32]| {
+            let first = text.asked[0].answer.start;
+            let is_right = |asked: &&AskedFact| {
+                let answer = asked.answer.clone();
+                said[answer.start - first..answer.end - first] == text.ids[answer]
+            };
+            text.asked.iter().filter(is_right).count()
         };
-        let needles = NeedleConfig {
-            ctx: length,
-            document_tokens: only(length + 1),
-            mix: KindWeights::only(&[Kind::Facts]),
-            facts: only(self.config.facts),
-            questions: only(QUESTIONS_PER_TEXT.min(self.config.facts)),
-            values: ValueWeights {
-                number: 1.0,
-                hex: 0.0,
-                uuid: 0.0,
-            },
-            ..NeedleConfig::default()
-        };
-        let stream = NeedleStream::new(&needles, self.tokenizer, self.seed)?;
-        let texts = (0..self.config.samples as u64)
-            .map(|index| stream.sample(index))
-            .collect::<std::result::Result<Vec<_>, _>>()?;
-        let device = self.model.device();
-        let vocab_size = self.model.config().vocab_size;
-        let mut score = Score {
+        let pairs = texts.iter().zip(&scores);
+        Ok(Score {
             task: "facts".to_owned(),
             length,
-            correct: 0,
-            asked: 0,
-        };
-        for batch in texts.chunks(BATCH) {
-            let rows: Vec<&[u32]> = batch.iter().map(|text| &text.ids[..length]).collect();
-            let ids = tokens::ids_tensor::<B>(&rows, vocab_size, &device)?;
-            let likely = self.model.forward(ids).argmax(2).into_data(); // [batch, time, 1]
-            let likely: Vec<u32> = likely.iter::<u32>().collect();
-            for (text, likely) in batch.iter().zip(likely.chunks(length)) {
-                score.asked += text.answers.len();
-                score.correct += text
-                    .answers
-                    .iter()
-                    .filter(|span| {
-                        likely[(*span).clone()] == text.ids[span.start + 1..span.end + 1]
-                    })
-                    .count();
-            }
-            self.progress.inc(batch.len() as u64);
-        }
-        Ok(score)
+            correct: pairs
+                .map(|(text, score)| right(text, &score.likeliest))
+                .sum(),
+            asked: texts.iter().map(|text| text.asked.len()).sum(),
+        })
     }
 }

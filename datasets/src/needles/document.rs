@@ -1,16 +1,15 @@
 //! One document: its content drawn, and then fitted to a number of tokens.
 
-use std::collections::HashSet;
 use std::ops::Range;
 
 use rand::Rng;
-use rand::seq::{IndexedRandom, SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
-use super::{CountRange, Kind, NeedleConfig, ValueWeights};
+use super::facts::{self, Fact};
+use super::{CountRange, Kind, NeedleConfig};
 use crate::haystack::{Haystack, NOISE, fit};
 use crate::ruler::{self, Task};
-use crate::{END_OF_DOCUMENT, Result, Tokenizer, passkey, words};
+use crate::{END_OF_DOCUMENT, Result, Tokenizer, passkey};
 
 /// Ids of a document, its end included.
 #[derive(Debug, Default)]
@@ -53,15 +52,8 @@ pub(super) enum Filler {
     Prose(u64),
 }
 
-pub(super) struct Fact {
-    key: String,
-    value: String,
-    /// Where in the filler it is told, from 0 to 1.
-    place: f64,
-}
-
 /// What follows the fitted part of a document.
-enum Segment {
+pub(super) enum Segment {
     Answer(String),
     Text(String),
 }
@@ -85,9 +77,7 @@ impl Content {
                 filler: Filler::NoiseSentences,
             },
             Kind::Facts => {
-                let mut facts = draw_facts(draw_count(config.facts, rng), &config.values, rng);
-                // Questions ask for the first facts in this order, which is not the order in the text.
-                facts.shuffle(rng);
+                let facts = facts::draw(draw_count(config.facts, rng), &config.values, rng);
                 Self::Facts {
                     questions: draw_count(config.questions, rng).min(facts.len()),
                     facts,
@@ -139,7 +129,7 @@ impl Content {
             } => {
                 let (mut facts, mut questions) = (facts.as_slice(), *questions);
                 loop {
-                    let attempt = fit_facts(tokenizer, tokens, *filler, facts, questions)?;
+                    let attempt = facts::fit(tokenizer, tokens, *filler, facts, questions)?;
                     let Attempt::Needs(needed) = attempt else {
                         return Ok(attempt);
                     };
@@ -169,79 +159,10 @@ fn draw_count(range: CountRange, rng: &mut ChaCha8Rng) -> usize {
     rng.random_range(range.min..=range.max)
 }
 
-fn draw_facts(count: usize, values: &ValueWeights, rng: &mut ChaCha8Rng) -> Vec<Fact> {
-    type Draw = fn(&mut ChaCha8Rng) -> String;
-    let types: [(Draw, f32); 3] = [
-        (
-            |rng| {
-                let digits = rng.random_range(4..=7);
-                words::number(digits, rng)
-            },
-            values.number,
-        ),
-        (words::hex, values.hex),
-        (words::uuid, values.uuid),
-    ];
-    let mut keys = HashSet::with_capacity(count);
-    let mut facts = Vec::with_capacity(count);
-    while facts.len() < count {
-        let key = words::key(rng);
-        if !keys.insert(key.clone()) {
-            continue;
-        }
-        let draw = types.choose_weighted(rng, |(_, weight)| *weight);
-        let value = draw.map(|(draw, _)| draw(rng)).unwrap_or_default();
-        facts.push(Fact {
-            key,
-            value,
-            place: rng.random(),
-        });
-    }
-    facts
-}
-
-fn fit_facts(
-    tokenizer: &Tokenizer,
-    tokens: usize,
-    filler: Filler,
-    facts: &[Fact],
-    questions: usize,
-) -> Result<Attempt> {
-    let question = |fact: &Fact| format!("\nWhat is {0}? {0} is", fact.key);
-    let mut told: Vec<&Fact> = facts.iter().collect();
-    told.sort_by(|left, right| left.place.total_cmp(&right.place));
-    let told: Vec<(f64, String)> = told
-        .into_iter()
-        .map(|fact| (fact.place, format!("{} is {}.", fact.key, fact.value)))
-        .collect();
-
-    let asked = &facts[..questions];
-    let first = asked.first().map(question).unwrap_or_default();
-    let mut segments = Vec::with_capacity(2 * questions);
-    for (place, fact) in asked.iter().enumerate() {
-        segments.push(Segment::Answer(format!(" {}", fact.value)));
-        let next = asked.get(place + 1).map(question).unwrap_or_default();
-        segments.push(Segment::Text(format!(".{next}")));
-    }
-    assemble(tokenizer, tokens, filler, &segments, |pieces, tail| {
-        let mut text: Vec<&str> = Vec::with_capacity(pieces.len() + told.len());
-        let mut rest = pieces;
-        for (place, sentence) in &told {
-            let until = (pieces.len() as f64 * place).round() as usize;
-            let (before, after) = rest.split_at(until - (pieces.len() - rest.len()));
-            text.extend(before);
-            text.push(sentence);
-            rest = after;
-        }
-        text.extend(rest);
-        format!("{}{tail}{first}", text.join(" "))
-    })
-}
-
 /// Fits the part before `segments`, so that all together and the end of the document make `tokens` tokens.
 ///
 /// Answers are encoded apart from what is before them, as a model meets them when it is asked.
-fn assemble(
+pub(super) fn assemble(
     tokenizer: &Tokenizer,
     tokens: usize,
     filler: Filler,

@@ -21,10 +21,12 @@
 //! the text is what makes them worth learning.
 
 mod document;
+mod facts;
 mod stream;
 
 use serde::{Deserialize, Serialize};
 
+pub use facts::{AskedFact, FactsSpec, FactsText};
 pub use stream::{Needle, NeedleStream};
 
 use crate::ruler::MAX_LENGTH;
@@ -165,6 +167,22 @@ pub struct ValueWeights {
     /// Of UUIDs.
     #[serde(default)]
     pub uuid: f32,
+}
+
+impl ValueWeights {
+    /// Numbers alone.
+    pub const NUMBERS: Self = Self {
+        number: 1.0,
+        hex: 0.0,
+        uuid: 0.0,
+    };
+
+    /// UUIDs alone.
+    pub const UUIDS: Self = Self {
+        number: 0.0,
+        hex: 0.0,
+        uuid: 1.0,
+    };
 }
 
 impl Default for ValueWeights {

@@ -44,6 +44,7 @@ impl Harness {
     fn scores(&self) -> Vec<Score> {
         let score = |&(_, _, log_probability, greedy): &(String, String, f32, bool)| Score {
             log_probabilities: vec![log_probability],
+            likeliest: Vec::new(),
             greedy,
         };
         self.requests.iter().map(score).collect()

@@ -32,6 +32,7 @@ fn accuracy_and_perplexity_are_means_over_words() {
     let of_words: Vec<Score> = (1..=40u8)
         .map(|number| Score {
             log_probabilities: vec![-0.5; usize::from(number % 3) + 1],
+            likeliest: Vec::new(),
             greedy: number % 5 == 0,
         })
         .collect();

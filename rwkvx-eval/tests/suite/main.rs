@@ -4,6 +4,7 @@ mod bad_input;
 mod binary;
 mod choices;
 mod comparisons;
+mod facts;
 mod grids;
 mod harness;
 mod lambada;

@@ -28,6 +28,7 @@ impl Scorer for BySeen {
                 log_probabilities: (text.context..text.ids.len())
                     .map(|seen| -loss(seen))
                     .collect(),
+                likeliest: Vec::new(),
                 greedy: false,
             }
         };

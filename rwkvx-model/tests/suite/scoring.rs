@@ -30,6 +30,11 @@ fn sample(length: u32, context: usize, seed: u32) -> ScoredText {
     }
 }
 
+fn likeliest(row: &[f32]) -> u32 {
+    let best = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    row.iter().position(|&value| value == best).unwrap() as u32
+}
+
 /// By definition, from the logits of the whole text.
 fn by_forward<B: KernelBackend>(model: &RwkvX<B>, text: &ScoredText) -> Score {
     let ids = ids_tensor::<B>(&[&text.ids], VOCAB as usize, &model.device()).unwrap();
@@ -38,6 +43,7 @@ fn by_forward<B: KernelBackend>(model: &RwkvX<B>, text: &ScoredText) -> Score {
     let scored = (text.context..text.ids.len()).map(|at| (rows[at - 1], text.ids[at] as usize));
     Score {
         log_probabilities: scored.clone().map(|(row, id)| row[id]).collect(),
+        likeliest: scored.clone().map(|(row, _)| likeliest(row)).collect(),
         greedy: scored
             .into_iter()
             .all(|(row, id)| row.iter().all(|&other| other <= row[id])),
@@ -60,6 +66,7 @@ fn scores_are_those_of_the_forward_pass<B: KernelBackend>() {
             let expected = by_forward(&model, text);
             assert_close(name, &score.log_probabilities, &expected.log_probabilities);
             assert_eq!(score.greedy, expected.greedy);
+            assert_eq!(score.likeliest, expected.likeliest);
         }
         assert!(scores[5].greedy && !scores[4].greedy);
     }

@@ -1,13 +1,12 @@
-//! What `sniah` and `passkey` have in common: what becomes of the answers.
+//! What `sniah`, `facts` and `passkey` have in common: what becomes of the answers.
 
-use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use rwkvx_eval::grid::Answer;
-use rwkvx_eval::journal::{self, Journal};
+use rwkvx_eval::journal::Journal;
 use rwkvx_eval::report::{ModelInfo, write_grid};
-use rwkvx_eval::{Error, Result, runs, table};
+use rwkvx_eval::{Result, runs, table};
 use serde::Serialize;
 use serde_json::json;
 
@@ -38,11 +37,7 @@ pub(crate) fn finish<S: Serialize>(
 ) -> Result<()> {
     for Reported { directory, report } in reported {
         write_grid(&report.result, &headline(report), directory)?;
-        let journal = directory.join(journal::FILE);
-        fs::remove_file(&journal).map_err(|error| Error::Io {
-            path: journal,
-            error,
-        })?;
+        Journal::remove(directory)?;
     }
     if common.json {
         print_json(reported);

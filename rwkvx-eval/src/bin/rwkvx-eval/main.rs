@@ -2,6 +2,7 @@
 
 mod choice;
 mod compare;
+mod facts;
 mod grid;
 mod lambada;
 mod latency;
@@ -50,6 +51,8 @@ struct Common {
 enum Command {
     /// RULER's single needles (S-NIAH): passkey, number and UUID at a grid of lengths and depths
     Sniah(sniah::Sniah),
+    /// Many facts in one text, of which some are asked: accuracy by their number and by the length of the text
+    Facts(facts::Facts),
     /// The passkey test of the RWKV-X repository, by its own protocol
     Passkey(passkey::Passkey),
     /// Multiple choice, as in lm-evaluation-harness: HellaSwag, PIQA, ARC, WinoGrande, SciQ, MMLU
@@ -72,6 +75,7 @@ impl Task for Cli {
     fn run<B: KernelBackend>(self, device: &B::Device) -> Result<()> {
         match self.command {
             Command::Sniah(command) => command.run::<B>(&self.common, device),
+            Command::Facts(command) => command.run::<B>(&self.common, device),
             Command::Passkey(command) => command.run::<B>(&self.common, device),
             Command::Choice(command) => command.run::<B>(&self.common, device),
             Command::Lambada(command) => command.run::<B>(&self.common, device),
@@ -85,6 +89,7 @@ impl Task for Cli {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    backend::compute_on_this_thread();
     match backend::run(cli.common.backend, cli)
         .map_err(Into::into)
         .flatten()
