@@ -25,6 +25,15 @@ pub(super) trait Weights: Copy + Sync {
     /// Widens the elements from `at` on.
     fn widen(self, at: usize, wide: &mut [f32]);
 
+    /// Number of elements.
+    fn len(self) -> usize;
+
+    /// An element, widened.
+    ///
+    /// # Safety
+    /// `at` is below [`len`](Self::len).
+    unsafe fn wide(self, at: usize) -> f32;
+
     /// Adds to `sums` the products of `x` with the weights that start at `starts`.
     fn add_products<S: Simd, const R: usize, const N: usize>(
         self,
@@ -80,6 +89,17 @@ impl<E: Narrow> Weights for &[E] {
     }
 
     #[inline(always)]
+    fn len(self) -> usize {
+        <[E]>::len(self)
+    }
+
+    #[inline(always)]
+    unsafe fn wide(self, at: usize) -> f32 {
+        // SAFETY: by the caller.
+        unsafe { self.get_unchecked(at) }.widen()
+    }
+
+    #[inline(always)]
     fn add_products<S: Simd, const R: usize, const N: usize>(
         self,
         x: [&[f32]; R],
@@ -90,24 +110,26 @@ impl<E: Narrow> Weights for &[E] {
         let x = x.map(|row| &row[..inputs]);
         let weights = starts.map(|start| &self[start..][..inputs]);
         let mut held = *sums;
+        let per_line = LINE / size_of::<E>();
         let whole = inputs - inputs % LANES;
-        for at in (0..whole).step_by(LANES) {
-            // SAFETY: `at + LANES` is at most `inputs`, the length of all rows.
-            let x: [[f32; LANES]; R] =
-                array::from_fn(|r| unsafe { x[r].as_ptr().add(at).cast::<[f32; LANES]>().read() });
-            for n in 0..N {
-                // SAFETY: as above.
-                let here = unsafe { weights[n].as_ptr().add(at) };
-                if (at * size_of::<E>()).is_multiple_of(LINE) {
-                    prefetch(here.wrapping_byte_add(AHEAD));
-                }
-                // SAFETY: as above.
-                let narrow = unsafe { here.cast::<[E; LANES]>().read() };
-                let wide: [f32; LANES] = array::from_fn(|lane| narrow[lane].widen());
-                for r in 0..R {
-                    for lane in 0..LANES {
-                        held[r][n][lane] =
-                            multiply_add::<S>(wide[lane], x[r][lane], held[r][n][lane]);
+        for line in (0..whole).step_by(per_line) {
+            for weights in weights {
+                prefetch(weights.as_ptr().wrapping_add(line).wrapping_byte_add(AHEAD));
+            }
+            for at in (line..whole.min(line + per_line)).step_by(LANES) {
+                // SAFETY: `at + LANES` is at most `inputs`, the length of all rows.
+                let x: [[f32; LANES]; R] = array::from_fn(|r| unsafe {
+                    x[r].as_ptr().add(at).cast::<[f32; LANES]>().read()
+                });
+                for n in 0..N {
+                    // SAFETY: as above.
+                    let narrow = unsafe { weights[n].as_ptr().add(at).cast::<[E; LANES]>().read() };
+                    let wide: [f32; LANES] = array::from_fn(|lane| narrow[lane].widen());
+                    for r in 0..R {
+                        for lane in 0..LANES {
+                            held[r][n][lane] =
+                                multiply_add::<S>(wide[lane], x[r][lane], held[r][n][lane]);
+                        }
                     }
                 }
             }
@@ -142,6 +164,17 @@ impl Weights for Int8<'_> {
         {
             wide.iter_mut().for_each(|wide| *wide *= scale);
         }
+    }
+
+    #[inline(always)]
+    fn len(self) -> usize {
+        self.values.len()
+    }
+
+    #[inline(always)]
+    unsafe fn wide(self, at: usize) -> f32 {
+        // SAFETY: by the caller.
+        unsafe { self.values.wide(at) * self.scales[at / self.group] }
     }
 
     #[inline(always)]

@@ -100,9 +100,6 @@ impl<W: Weights> Outputs<'_, W> {
     }
 }
 
-/// Outputs that are summed together where weights are `[in, out]`.
-const WIDTH: usize = 64;
-
 /// Weights are `[in, out]`.
 pub(super) fn in_out(product: Product<'_>, weights: impl Weights, y: &mut [f32]) {
     Arch::new().dispatch(Columns {
@@ -126,23 +123,41 @@ impl<W: Weights> WithSimd for Columns<'_, W> {
         let Product {
             x, inputs, outputs, ..
         } = self.product;
+        assert!(self.weights.len() >= inputs * outputs);
         for (x, y) in x.chunks_exact(inputs).zip(self.y.chunks_exact_mut(outputs)) {
-            for (block, y) in y.chunks_mut(WIDTH).enumerate() {
-                let mut sums = [0.0; WIDTH];
-                let mut wide = [0.0; WIDTH];
-                for (input, &x) in x.iter().enumerate() {
-                    let at = input * outputs + block * WIDTH;
-                    if y.len() == WIDTH {
-                        self.weights.widen(at, &mut wide);
-                    } else {
-                        self.weights.widen(at, &mut wide[..y.len()]);
-                    }
-                    for (sum, &wide) in sums.iter_mut().zip(&wide) {
-                        *sum = multiply_add::<S>(x, wide, *sum);
-                    }
-                }
-                y.copy_from_slice(&sums[..y.len()]);
+            y.fill(0.0);
+            let mut input = 0;
+            while input + INPUTS <= inputs {
+                add_rows::<S, W, INPUTS>(self.weights, x, input, y);
+                input += INPUTS;
             }
+            while input < inputs {
+                add_rows::<S, W, 1>(self.weights, x, input, y);
+                input += 1;
+            }
+        }
+    }
+}
+
+/// Rows of weights `[in, out]` that go together: they lie one after the other, so that memory is read in its order, and each output is loaded
+/// and stored once for all of them.
+const INPUTS: usize = 8;
+
+/// Adds to `y` the products of `N` inputs, in their order.
+#[inline(always)]
+fn add_rows<S: Simd, W: Weights, const N: usize>(
+    weights: W,
+    x: &[f32],
+    input: usize,
+    y: &mut [f32],
+) {
+    let outputs = y.len();
+    let x: [f32; N] = array::from_fn(|n| x[input + n]);
+    for (output, y) in y.iter_mut().enumerate() {
+        for n in 0..N {
+            // SAFETY: the weights have a row for each input.
+            let weight = unsafe { weights.wide((input + n) * outputs + output) };
+            *y = multiply_add::<S>(x[n], weight, *y);
         }
     }
 }

@@ -70,6 +70,7 @@ fn main() -> ExitCode {
         json,
         command,
     } = Cli::parse();
+    backend::compute_on_this_thread();
     let done = backend::run(backend, Invocation { command, json });
     match done.map_err(anyhow::Error::from).flatten() {
         Ok(()) => ExitCode::SUCCESS,
