@@ -75,15 +75,6 @@ pub fn run<T: Task>(name: Option<BackendName>, task: T) -> Result<T::Output, Err
     }
 }
 
-/// Makes the calling thread one of those that CPU backends compute on, if they have not begun to. For programs that compute on one thread:
-/// else it hands every operation to the others and sleeps, which takes longer than the small operations of one token.
-pub fn compute_on_this_thread() {
-    // An error means that there are threads already; those do the work then.
-    let _ = rayon::ThreadPoolBuilder::new()
-        .use_current_thread()
-        .build_global();
-}
-
 /// What GPU backends need before their first use.
 #[cfg(any(feature = "cuda", feature = "vulkan", feature = "wgpu"))]
 mod device {

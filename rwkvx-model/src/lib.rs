@@ -55,6 +55,7 @@ mod session;
 mod sparse_attention;
 pub mod state;
 mod state_file;
+mod threads;
 mod time_mix;
 mod token_shift;
 pub mod tokens;
@@ -72,6 +73,7 @@ pub use score::{Score, ScoredText, score};
 pub use session::{GenerateOptions, Made, PREFILL_PIECE, Session, generate, greedy};
 pub use sparse_attention::SparseAttention;
 pub use state::State;
+pub use threads::compute_on_this_thread;
 pub use time_mix::TimeMix;
 
 pub use rwkvx_kernels::CacheBudget;

@@ -10,6 +10,7 @@ use crate::config::RwkvXConfig;
 use crate::layers::{Embedding, LayerNorm, Projection};
 use crate::names;
 use crate::state::State;
+use crate::threads::Awake;
 
 /// The recurrent part: an RWKV-7 model of its own.
 #[derive(Module, Debug)]
@@ -173,6 +174,7 @@ impl<B: KernelBackend> RwkvX<B> {
     /// # Panics
     /// If the batch is not the state's.
     pub fn step(&self, ids: Tensor<B, 1, Int>, state: &mut State<B>) -> Tensor<B, 2> {
+        let _awake = Awake::new();
         self.prefill(ids.unsqueeze_dim(1), state)
     }
 

@@ -19,6 +19,7 @@ use clap::{Parser, Subcommand};
 use rwkvx_eval::Result;
 use rwkvx_kernels::KernelBackend;
 use rwkvx_model::backend::{self, BackendName, Task};
+use rwkvx_model::compute_on_this_thread;
 
 /// Benchmarks of RWKV-7 and RWKV-X models
 #[derive(Parser)]
@@ -89,7 +90,7 @@ impl Task for Cli {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    backend::compute_on_this_thread();
+    compute_on_this_thread();
     match backend::run(cli.common.backend, cli)
         .map_err(Into::into)
         .flatten()

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use rwkvx_kernels::KernelBackend;
 use rwkvx_model::backend::{self, BackendName, Task};
+use rwkvx_model::compute_on_this_thread;
 
 #[derive(Parser)]
 #[command(
@@ -70,7 +71,7 @@ fn main() -> ExitCode {
         json,
         command,
     } = Cli::parse();
-    backend::compute_on_this_thread();
+    compute_on_this_thread();
     let done = backend::run(backend, Invocation { command, json });
     match done.map_err(anyhow::Error::from).flatten() {
         Ok(()) => ExitCode::SUCCESS,
