@@ -154,10 +154,12 @@ fn add_rows<S: Simd, W: Weights, const N: usize>(
     let outputs = y.len();
     let x: [f32; N] = array::from_fn(|n| x[input + n]);
     for (output, y) in y.iter_mut().enumerate() {
+        let mut sum = *y;
         for n in 0..N {
             // SAFETY: the weights have a row for each input.
             let weight = unsafe { weights.wide((input + n) * outputs + output) };
-            *y = multiply_add::<S>(x[n], weight, *y);
+            sum = multiply_add::<S>(x[n], weight, sum);
         }
+        *y = sum;
     }
 }
