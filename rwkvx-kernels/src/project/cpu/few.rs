@@ -14,7 +14,7 @@ const BLOCK: usize = 64;
 /// Rows of `x` that go together.
 const ROWS: usize = 4;
 
-/// Rows of weights that go together. With two the compiler takes vectors across them, at half the speed.
+/// Rows of weights that go together with several rows of `x`. With two the compiler takes vectors across them, at half the speed.
 const OUTPUTS: usize = 4;
 
 /// Weights are `[out, in]`.
@@ -53,7 +53,18 @@ impl<W: Weights> WithSimd for Outputs<'_, W> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
+        let Product {
+            x, rows, inputs, ..
+        } = self.product;
         let mut output = self.first;
+        if rows < ROWS {
+            for output in output..self.last {
+                for (row, x) in x.chunks_exact(inputs).enumerate() {
+                    self.put(row, output, [self.weights.dot::<S>(x, output * inputs)]);
+                }
+            }
+            return;
+        }
         while output + OUTPUTS <= self.last {
             self.all_rows::<S, OUTPUTS>(output);
             output += OUTPUTS;
@@ -81,9 +92,7 @@ impl<W: Weights> Outputs<'_, W> {
 
     #[inline(always)]
     fn tile<S: Simd, const R: usize, const N: usize>(&self, row: usize, output: usize) {
-        let Product {
-            x, inputs, outputs, ..
-        } = self.product;
+        let Product { x, inputs, .. } = self.product;
         let mut sums: Sums<R, N> = [[Default::default(); N]; R];
         self.weights.add_products::<S, R, N>(
             array::from_fn(|r| &x[(row + r) * inputs..][..inputs]),
@@ -91,12 +100,16 @@ impl<W: Weights> Outputs<'_, W> {
             &mut sums,
         );
         for (r, sums) in sums.into_iter().enumerate() {
-            // SAFETY: each task has its own outputs.
-            let y = unsafe { self.y.part((row + r) * outputs + output, N) };
-            for (y, sums) in y.iter_mut().zip(sums) {
-                *y = total(sums);
-            }
+            self.put(row + r, output, sums.map(total));
         }
+    }
+
+    /// Writes consecutive outputs of a row, which are of this task.
+    #[inline(always)]
+    fn put<const N: usize>(&self, row: usize, output: usize, values: [f32; N]) {
+        // SAFETY: each task has its own outputs.
+        let y = unsafe { self.y.part(row * self.product.outputs + output, N) };
+        y.copy_from_slice(&values);
     }
 }
 
