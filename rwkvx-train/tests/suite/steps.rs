@@ -1,6 +1,7 @@
 //! A training step: accumulation, precision, clipping, freezing, bad numbers.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -75,6 +76,37 @@ fn gradients(model: &RwkvX<Ad>, gradients: &GradientsParams) -> Vec<(String, Opt
             (parameter.name, values)
         })
         .collect()
+}
+
+/// Burn frees, after every backward pass, what nothing refers to in the graphs of all threads. The second micro-batch is the one in danger: its graph does
+/// not hold the parameters any more.
+#[test]
+fn backward_passes_of_other_threads_lose_no_gradient() {
+    let trainee = trainee(Phase::Stage2, PLAIN);
+    let batch = batch(rows(4, 25, 50), 1);
+    let gradients = || {
+        let (found, _) = trainee.gradients(&batch).unwrap();
+        gradients(&trainee.model, &found)
+    };
+    let expected = gradients();
+    let done = AtomicBool::new(false);
+    let found: Vec<_> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let x = Tensor::<Ad, 1>::ones([1], &Default::default()).require_grad();
+                x.sum().backward();
+            }
+        });
+        let found = (0..20).map(|_| gradients()).collect();
+        done.store(true, Ordering::Relaxed);
+        found
+    });
+    for found in found {
+        for ((name, found), (_, expected)) in found.into_iter().zip(&expected) {
+            let (found, expected) = (found.unwrap(), expected.as_ref().unwrap());
+            assert_close(&name, &found, expected, 1e-6);
+        }
+    }
 }
 
 #[test]
