@@ -16,6 +16,9 @@ use crate::sparse_attention::{self, AttentionGradient, CachedRows, ChunkTopK};
 use crate::time_mix::{self, KeyInputs, Keys, OutputInputs, TimeMixBackward, ValueInputs};
 use crate::wkv7::{self, Wkv7Gradient, Wkv7Inputs, Wkv7Output};
 
+/// Adds up tensors of one shape that are each on a device of its own; every device has the sum afterwards.
+pub type AllReduce<B> = fn(Vec<FloatTensor<B>>) -> Vec<FloatTensor<B>>;
+
 /// A Burn backend that can run the RWKV-X operators.
 ///
 /// Every method has a body in tensor operations, which is the operator's definition: `impl KernelBackend for MyBackend {}`
@@ -37,9 +40,18 @@ pub trait KernelBackend: Backend {
     /// Hand-written backward passes of what a time mix does element by element.
     const TIME_MIX_BACKWARD: Option<TimeMixBackward<Self>> = None;
 
+    /// Sums over devices, where the backend connects them. `None` on CPUs, whose devices are one, and on GPUs between which Burn moves nothing.
+    const ALL_REDUCE: Option<AllReduce<Self>> = None;
+
     /// Bytes that a device holds for this program; `None` where tensors lie in the program's own memory.
     fn memory_in_use(_device: &Self::Device) -> Option<u64> {
         None
+    }
+
+    /// Does `work` on the stream that all threads share which do theirs through this. A GPU has a stream per thread otherwise, and memory that one
+    /// has let go of stays with its stream.
+    fn on_one_stream<T>(work: impl FnOnce() -> T) -> T {
+        work()
     }
 
     /// The RWKV-7 recurrence over a whole piece of sequence; see [`wkv7`](crate::wkv7()).
@@ -180,6 +192,10 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         B::memory_in_use(device)
     }
 
+    fn on_one_stream<T>(work: impl FnOnce() -> T) -> T {
+        B::on_one_stream(work)
+    }
+
     fn wkv7(inputs: Wkv7Inputs<Self>) -> Wkv7Output<Self> {
         match B::WKV7_GRADIENT {
             Some(gradient) => wkv7::autodiff::wkv7::<B, C>(gradient, inputs),
@@ -250,8 +266,14 @@ where
 
     const TIME_MIX_BACKWARD: Option<TimeMixBackward<Self>> = Some(time_mix::cube::backward());
 
+    const ALL_REDUCE: Option<AllReduce<Self>> = crate::cube::devices::all_reduce::<Self>();
+
     fn memory_in_use(device: &Self::Device) -> Option<u64> {
         crate::cube::bytes_reserved::<Self>(device)
+    }
+
+    fn on_one_stream<T>(work: impl FnOnce() -> T) -> T {
+        cubecl::stream_id::StreamId { value: 0 }.executes(work)
     }
 
     fn wkv7(inputs: Wkv7Inputs<Self>) -> Wkv7Output<Self> {

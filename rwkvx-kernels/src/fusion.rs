@@ -133,6 +133,10 @@ impl<B: KernelBackend + FusionBackend> KernelBackend for Fusion<B> {
         B::memory_in_use(device)
     }
 
+    fn on_one_stream<T>(work: impl FnOnce() -> T) -> T {
+        B::on_one_stream(work)
+    }
+
     fn wkv7(inputs: Wkv7Inputs<Self>) -> Wkv7Output<Self> {
         outer_wkv7(B::wkv7(inner_wkv7(inputs)))
     }

@@ -3,6 +3,9 @@
 //! A node of the graph has one output. So there is a joint node, child of the inputs, which runs the backward pass, and a leaf
 //! node per output, child of the joint node. A leaf leaves its gradient in a shared slot and wakes the joint node with a dummy
 //! gradient; the graph visits the joint node after all its leaves.
+//!
+//! After every backward pass Burn frees nodes, those of other threads too, that nothing refers to. So an operator refers to its parents until its own
+//! node is in the graph; their gradients would be lost otherwise where another thread ends a pass meanwhile.
 
 use std::array;
 use std::fmt::{self, Debug};
@@ -35,6 +38,7 @@ where
     S: Saved,
 {
     let nodes = parents.each_ref().map(|parent| parent.node.clone());
+    let _references = parents.each_ref().map(|parent| parent.rc.clone());
     let joint = Joint::<_, S, M> {
         name,
         backward,

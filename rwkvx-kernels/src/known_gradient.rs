@@ -44,8 +44,9 @@ pub(crate) fn autodiff<B: Backend, C: CheckpointStrategy, const D: usize>(
     gradient: Tensor<Autodiff<B, C>, D>,
 ) -> Tensor<Autodiff<B, C>, 1> {
     let value = value.inner().into_primitive().tensor();
-    let node = x.into_primitive().tensor().node;
-    let number = match Known::<D>.prepare::<C>([node]).compute_bound().stateful() {
+    let x = x.into_primitive().tensor(); // lives until the node is in the graph, see `joint`
+    let known = Known::<D>.prepare::<C>([x.node.clone()]);
+    let number = match known.compute_bound().stateful() {
         OpsKind::Tracked(prep) => prep.finish(gradient.inner(), value),
         OpsKind::UnTracked(prep) => prep.finish(value),
     };

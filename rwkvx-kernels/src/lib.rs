@@ -39,7 +39,7 @@ mod sparse_attention;
 mod time_mix;
 mod wkv7;
 
-pub use backend::KernelBackend;
+pub use backend::{AllReduce, KernelBackend};
 pub use cross_entropy::{RowLosses, cross_entropy_gradient, cross_entropy_rows};
 pub use known_gradient::with_gradient;
 pub use layer_norm::layer_norm;

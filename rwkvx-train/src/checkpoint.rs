@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::optimizer::{GroupedAdamW, Moments};
 use crate::phase::Phase;
+use crate::shards::Shards;
 use crate::{Error, Result};
 
 const MODEL: &str = "model.safetensors";
@@ -228,7 +229,7 @@ impl SavedCheckpoint {
         Ok(rwkvx_model::checkpoint::load(&path, options, device)?.model)
     }
 
-    /// Reads the optimiser's state into `optimizer`, which belongs to a model with these parameters.
+    /// Reads the optimiser's state into `optimizer`, which belongs to a model with these parameters, each parameter's to its owner.
     ///
     /// # Errors
     ///
@@ -237,7 +238,7 @@ impl SavedCheckpoint {
         &self,
         optimizer: &mut GroupedAdamW<B>,
         parameters: &[NamedParam],
-        device: &B::Device,
+        shards: &Shards<B>,
     ) -> Result<()> {
         let path = self.path.join(OPTIMIZER);
         let bytes = fs::read(&path).map_err(Error::io(&path))?;
@@ -265,7 +266,7 @@ impl SavedCheckpoint {
                     return Err(bad(reason));
                 }
                 let data = TensorData::from_bytes_vec(view.data().to_vec(), [size], DType::F32);
-                Ok(Tensor::<B, 1>::from_data(data, device))
+                Ok(Tensor::<B, 1>::from_data(data, shards.device(parameter.id)))
             };
             let momentum =
                 AdaptiveMomentumState::new(time, moment("moment_1")?, moment("moment_2")?);

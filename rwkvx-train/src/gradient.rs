@@ -5,17 +5,20 @@ use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use burn::tensor::backend::AutodiffBackend;
 
-/// Euclidean norm of all gradients of `module` together, `None` without any gradient. On the device, shape `[1]`.
+/// Euclidean norm of all gradients of `module` together, on whatever devices they are.
 pub fn global_norm<B: AutodiffBackend, M: AutodiffModule<B>>(
     module: &M,
     gradients: &GradientsParams,
-) -> Option<Tensor<B::InnerBackend, 1>> {
+) -> f64 {
     let mut squares = Squares::<B> {
         gradients,
-        sum: None,
+        sums: Vec::new(),
     };
     module.visit(&mut squares);
-    squares.sum.map(Tensor::sqrt)
+    let sums = squares.sums.into_iter().map(Tensor::into_data);
+    sums.map(|sum| sum.iter::<f64>().sum::<f64>())
+        .sum::<f64>()
+        .sqrt()
 }
 
 /// Scales all gradients so that their norm, which is `norm`, becomes at most `limit`. As PyTorch's `clip_grad_norm_`.
@@ -33,17 +36,19 @@ pub fn clip<B: AutodiffBackend, M: AutodiffModule<B>>(
 
 struct Squares<'a, B: AutodiffBackend> {
     gradients: &'a GradientsParams,
-    sum: Option<Tensor<B::InnerBackend, 1>>,
+    /// One per device, `[1]`.
+    sums: Vec<Tensor<B::InnerBackend, 1>>,
 }
 
 impl<B: AutodiffBackend> ModuleVisitor<B> for Squares<'_, B> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         if let Some(gradient) = self.gradients.get::<B::InnerBackend, D>(param.id) {
             let square = gradient.square().sum();
-            self.sum = Some(match self.sum.take() {
-                Some(sum) => sum + square,
-                None => square,
-            });
+            let device = square.device();
+            match self.sums.iter_mut().find(|sum| sum.device() == device) {
+                Some(sum) => *sum = sum.clone() + square,
+                None => self.sums.push(square),
+            }
         }
     }
 }

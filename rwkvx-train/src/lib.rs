@@ -7,6 +7,7 @@
 //! | [`data`] | samples as a pure function of the step, and Burn's data loader over them |
 //! | [`step`], [`workers`], [`outcome`] | micro-batches, their sum, and what they came to: what the learner calls on each device |
 //! | [`precision`], [`devices`] | bf16 passes over f32 parameters; which devices share a step |
+//! | [`shards`] | which of them updates which parameter |
 //! | [`recompute`] | gradients layer by layer, for long contexts |
 //! | [`head_loss`], [`longce`] | cross-entropy without the logits of a whole batch, L2Wrap, token weights |
 //! | [`gradient`], [`optimizer`], [`schedule`] | global norm, AdamW with RWKV's groups, warm-up and cosine |
@@ -46,6 +47,7 @@ pub mod report;
 pub mod run;
 pub mod schedule;
 pub mod session;
+pub mod shards;
 pub mod step;
 pub mod stop;
 pub mod weights;

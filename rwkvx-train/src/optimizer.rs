@@ -23,6 +23,7 @@ use burn::tensor::backend::{AutodiffBackend, Backend};
 use rwkvx_model::names::{NamedParam, Role};
 use serde::{Deserialize, Serialize};
 
+use crate::devices::moved;
 use crate::{Error, Result};
 
 /// How much faster `att.w0` learns than the rest.
@@ -164,6 +165,7 @@ impl<B: Backend> GroupedAdamW<B> {
         })
     }
 
+    /// One parameter's update, on the device of its gradient; the new value is where the old one was.
     fn update<const D: usize>(
         &mut self,
         id: ParamId,
@@ -171,7 +173,7 @@ impl<B: Backend> GroupedAdamW<B> {
         value: Tensor<B, D>,
         gradient: Tensor<B, D>,
     ) -> Tensor<B, D> {
-        let shape = value.shape();
+        let (shape, home, owner) = (value.shape(), value.device(), gradient.device());
         let size = shape.num_elements();
         let (adamw, rate) = match self.roles.get(&id) {
             Some(Role::DecayBias) => (&self.plain, rate * FAST),
@@ -180,14 +182,14 @@ impl<B: Backend> GroupedAdamW<B> {
         };
         let (value, moments) = adamw.step(
             rate,
-            value.reshape([size]),
+            moved(value, &owner).reshape([size]),
             gradient.reshape([size]),
             self.moments.remove(&id),
         );
         if let Some(moments) = moments {
             self.moments.insert(id, moments);
         }
-        value.reshape(shape)
+        moved(value, &home).reshape(shape)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use rwkvx_model::names::NamedParam;
 use serde::{Deserialize, Serialize};
 
 /// One stretch of training with one set of trainable parameters, in the order they run.
@@ -63,6 +64,11 @@ impl Phase {
     /// Whether the recurrent blocks, the embedding and the head are frozen.
     pub fn freezes_rwkv(self) -> bool {
         self == Self::Stage1
+    }
+
+    /// Whether the phase changes a parameter.
+    pub fn trains(self, parameter: &NamedParam) -> bool {
+        !self.freezes_rwkv() || parameter.is_sparse()
     }
 }
 

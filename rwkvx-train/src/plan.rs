@@ -3,7 +3,7 @@
 //! | kind | bytes |
 //! | --- | --- |
 //! | parameters | 4 each; in bf16 2 more for the copy that the passes read |
-//! | optimiser | 8 per parameter that trains |
+//! | optimiser | 8 per parameter that trains, divided by the devices |
 //! | gradients | 4 per parameter that trains; those of one more micro-batch if there are several |
 //! | activations | what the backward pass needs of the forward pass, see [`activations`]; with `recompute` the input of every layer and one layer's activations |
 //! | head | a piece of logits and its gradient, and the gradient of the activations twice while its pieces are joined |
@@ -52,7 +52,7 @@ pub struct Place {
     pub cpu: bool,
 }
 
-/// What one phase needs, on the device that also holds the optimiser.
+/// What one phase needs on each device.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Need {
     /// The phase.
@@ -177,6 +177,15 @@ fn memory(
         true => all - of_phase(model, Phase::Base).parameters() as u64,
         false => all,
     };
+    // Devices share the moments by whole parameters, so that none has less than the largest.
+    let matrix = 4 * model.channels * model.channels;
+    let largest = match phase.freezes_rwkv() {
+        true => matrix,
+        false => matrix.max(model.vocab_size * model.channels),
+    };
+    let share = trained
+        .div_ceil(place.devices.max(1) as u64)
+        .max(largest as u64);
     let passes = stage.batch / stage.micro_batch / place.devices.max(1);
     // Passes at once, on threads of their own.
     let threads = stage.threads.min(passes).max(1) as u64;
@@ -206,7 +215,7 @@ fn memory(
     let logits = (rows * model.vocab_size as u64 * size).min(LOGITS_BYTES as u64);
     Memory {
         parameters: all * if precision == Precision::F32 { 4 } else { 6 },
-        optimizer: 8 * trained,
+        optimizer: 8 * share,
         gradients: 4 * trained
             + if passes > 1 {
                 threads * size * trained
@@ -271,7 +280,7 @@ impl fmt::Display for Plan {
         };
         writeln!(
             out,
-            "{}: {} parameters, {precision}, {} {}{}; memory of the first, which holds the optimiser",
+            "{}: {} parameters, {precision}, {} {}{}; memory of each",
             self.name,
             self.parameters,
             self.place.devices,

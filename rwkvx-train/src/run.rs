@@ -26,6 +26,7 @@ use crate::phase::{Phase, Stage};
 use crate::relay::Relay;
 use crate::report::{ModelScores, PhaseReport, RunReport};
 use crate::session::{Recorded, Session};
+use crate::shards::Shards;
 use crate::step::{StepSettings, Trainee};
 use crate::weights::{Weights, metadata, trainable};
 use crate::workers::Workers;
@@ -86,6 +87,15 @@ pub fn train<B: KernelBackend>(
     device: &B::Device,
     options: RunOptions,
 ) -> Result<RunReport> {
+    B::on_one_stream(|| run::<B>(config, directory, device, options))
+}
+
+fn run<B: KernelBackend>(
+    config: &TrainConfig,
+    directory: &Path,
+    device: &B::Device,
+    options: RunOptions,
+) -> Result<RunReport> {
     let started = Instant::now();
     config.validate()?;
     config.precision.check::<B>(device)?;
@@ -126,9 +136,9 @@ pub fn train<B: KernelBackend>(
 struct Run<'a, B: Backend> {
     config: &'a TrainConfig,
     directory: &'a Path,
-    /// Where the parameters and the optimiser are.
+    /// Where the parameters are.
     device: &'a B::Device,
-    /// Where the passes run.
+    /// Where the passes run, the first of which is `device`.
     devices: Vec<B::Device>,
     weights: Weights<'a, B>,
     options: RunOptions,
@@ -205,8 +215,12 @@ impl<B: KernelBackend> Run<'_, B> {
         let model = trainable(RwkvX::<Autodiff<B>>::from_inner(model), phase);
         let parameters = names::parameters(&model);
         let mut optimizer = GroupedAdamW::<B>::new(&self.config.optimizer, &parameters);
+        let trained = parameters
+            .iter()
+            .filter(|parameter| phase.trains(parameter));
+        let shards = Shards::new(&self.devices, trained);
         if let Some(saved) = saved {
-            saved.restore_optimizer(&mut optimizer, &parameters, self.device)?;
+            saved.restore_optimizer(&mut optimizer, &parameters, &shards)?;
         }
         let relay = Relay::default();
         let session = Arc::new(Mutex::new(Session {
@@ -248,7 +262,7 @@ impl<B: KernelBackend> Run<'_, B> {
         };
         let learner = Learner::new(
             Trainee::new(model, settings, Workers::new(stage.threads)?, relay.clone()),
-            Recorded::new(optimizer, session.clone()),
+            Recorded::new(optimizer, shards, session.clone()),
             stage.schedule().from_step(position.step),
         );
         let mut training =
@@ -257,11 +271,8 @@ impl<B: KernelBackend> Run<'_, B> {
                 .with_application_logger(None)
                 .with_interrupter(relay.interrupter())
                 .with_training_strategy(
-                    ExecutionStrategy::multi(
-                        self.devices.clone(),
-                        MultiDeviceOptim::OptimMainDevice,
-                    )
-                    .into(),
+                    ExecutionStrategy::multi(self.devices.clone(), MultiDeviceOptim::OptimSharded)
+                        .into(),
                 )
                 .metric_train_numeric(LearningRateMetric::new())
                 .num_epochs(1);

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use burn::module::EmptyRecord;
-use burn::optim::{GradientsAccumulator, GradientsParams, MultiGradientsParams, Optimizer};
+use burn::optim::{GradientsParams, MultiGradientsParams, Optimizer};
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use rwkvx_kernels::KernelBackend;
 use rwkvx_model::names::NamedParam;
@@ -21,6 +21,7 @@ use crate::memory;
 use crate::optimizer::GroupedAdamW;
 use crate::outcome::{Speed, StepReport};
 use crate::relay::Relay;
+use crate::shards::Shards;
 use crate::step::Trainee;
 use crate::{Error, Result, stop};
 
@@ -150,13 +151,22 @@ impl Session {
 #[derive(Clone)]
 pub struct Recorded<I: Backend> {
     optimizer: GroupedAdamW<I>,
+    shards: Shards<I>,
     session: Arc<Mutex<Session>>,
 }
 
 impl<I: Backend> Recorded<I> {
-    /// Wraps an optimiser.
-    pub fn new(optimizer: GroupedAdamW<I>, session: Arc<Mutex<Session>>) -> Self {
-        Self { optimizer, session }
+    /// Wraps an optimiser whose state is on the devices by `shards`.
+    pub fn new(
+        optimizer: GroupedAdamW<I>,
+        shards: Shards<I>,
+        session: Arc<Mutex<Session>>,
+    ) -> Self {
+        Self {
+            optimizer,
+            shards,
+            session,
+        }
     }
 }
 
@@ -179,7 +189,6 @@ where
             return trainee; // The step failed, and said so.
         };
         let norm = gradient::global_norm(&trainee, &gradients);
-        let norm = norm.map_or(0.0, |norm| norm.into_data().iter::<f64>().sum());
         let speed = session.speed::<B::InnerBackend>(sums.tokens, &trainee.model.device());
         let report = sums.report(norm, speed);
         let good = session.admit(&report);
@@ -202,19 +211,15 @@ where
         session.end(trainee, &self.optimizer, recorded)
     }
 
-    /// Adds up the gradients of all devices on the model's own.
+    /// What Burn's loop calls: the step with the gradients of all devices added up.
     fn step_multi(
         &mut self,
         rate: f64,
         trainee: Trainee<B>,
         gradients: MultiGradientsParams,
     ) -> Trainee<B> {
-        let device = trainee.model.device();
-        let mut accumulator = GradientsAccumulator::new();
-        for (gradients, _) in gradients.grads {
-            accumulator.accumulate(&trainee, gradients.to_device(&device, &trainee));
-        }
-        self.step(rate, trainee, accumulator.grads())
+        let gradients = self.shards.sum(&trainee, gradients);
+        self.step(rate, trainee, gradients)
     }
 
     fn to_record(&self) -> EmptyRecord {

@@ -214,7 +214,9 @@ where
     type Output = PendingReport;
 
     fn step(&self, batch: Batch) -> TrainOutput<PendingReport> {
-        let (grads, item) = match self.gradients(&batch) {
+        // Burn calls this on threads of its own.
+        let gradients = B::on_one_stream(|| self.gradients(&batch));
+        let (grads, item) = match gradients {
             Ok((gradients, sums)) => (gradients, self.relay.put(sums)),
             Err(error) => {
                 self.relay.fail(error);

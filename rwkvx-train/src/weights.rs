@@ -159,7 +159,7 @@ pub fn metadata(config: &TrainConfig) -> Metadata {
 pub fn trainable<B: Backend>(model: RwkvX<B>, phase: Phase) -> RwkvX<B> {
     let frozen = names::parameters(&model)
         .into_iter()
-        .filter(|parameter| phase.freezes_rwkv() && !parameter.is_sparse())
+        .filter(|parameter| !phase.trains(parameter))
         .map(|parameter| parameter.id)
         .collect();
     model.map(&mut Freeze { frozen })

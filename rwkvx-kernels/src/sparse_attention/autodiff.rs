@@ -22,6 +22,7 @@ pub(crate) fn sparse_attention<B: KernelBackend, C: CheckpointStrategy>(
 ) -> Tensor<Autodiff<B, C>, 4> {
     let parents = [query, key, value].map(|tensor| tensor.into_primitive().tensor());
     let nodes = parents.each_ref().map(|tensor| tensor.node.clone());
+    let _references = parents.each_ref().map(|tensor| tensor.rc.clone()); // as in `joint`
     let backward = Attention(gradient.backward);
     match backward.prepare::<C>(nodes).compute_bound().stateful() {
         OpsKind::UnTracked(_) => {

@@ -278,10 +278,15 @@ fn a_plan_is_printed_without_data_weights_or_a_run() {
     );
     let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(plan["parameters"], 3_576_983_040_u64);
-    assert_eq!(
-        plan["phases"][1]["memory"]["optimizer"],
-        8 * 3_576_983_040_u64
-    );
+    // The state of the optimiser, 8 bytes per parameter, is shared, so that a device of 80 GB is enough.
+    let memory = &plan["phases"][1]["memory"];
+    assert_eq!(memory["optimizer"], 3_576_983_040_u64);
+    let bytes = |kind: &str| memory[kind].as_u64().unwrap();
+    let held: u64 = ["parameters", "optimizer", "gradients", "activations"]
+        .map(bytes)
+        .iter()
+        .sum();
+    assert!(held + bytes("head").max(bytes("layer") + bytes("kernels")) < 80_000_000_000);
     assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
 }
 

@@ -1,12 +1,14 @@
 //! A training step: accumulation, precision, clipping, freezing, bad numbers.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use burn::module::AutodiffModule;
-use burn::optim::{GradientsAccumulator, GradientsParams, Optimizer};
+use burn::optim::{GradientsAccumulator, GradientsParams, MultiGradientsParams, Optimizer};
 use burn::tensor::Tensor;
+use burn::tensor::backend::DeviceId;
 use rwkvx_model::checkpoint::Metadata;
 use rwkvx_model::{RwkvX, names};
 use rwkvx_train::checkpoint::{CheckpointStore, Position};
@@ -20,6 +22,7 @@ use rwkvx_train::phase::Phase;
 use rwkvx_train::precision::Precision;
 use rwkvx_train::relay::Relay;
 use rwkvx_train::session::{Recorded, Session};
+use rwkvx_train::shards::Shards;
 use rwkvx_train::step::{StepSettings, Trainee};
 use rwkvx_train::weights::trainable;
 use rwkvx_train::workers::Workers;
@@ -73,6 +76,37 @@ fn gradients(model: &RwkvX<Ad>, gradients: &GradientsParams) -> Vec<(String, Opt
             (parameter.name, values)
         })
         .collect()
+}
+
+/// Burn frees, after every backward pass, what nothing refers to in the graphs of all threads. The second micro-batch is the one in danger: its graph does
+/// not hold the parameters any more.
+#[test]
+fn backward_passes_of_other_threads_lose_no_gradient() {
+    let trainee = trainee(Phase::Stage2, PLAIN);
+    let batch = batch(rows(4, 25, 50), 1);
+    let gradients = || {
+        let (found, _) = trainee.gradients(&batch).unwrap();
+        gradients(&trainee.model, &found)
+    };
+    let expected = gradients();
+    let done = AtomicBool::new(false);
+    let found: Vec<_> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let x = Tensor::<Ad, 1>::ones([1], &Default::default()).require_grad();
+                x.sum().backward();
+            }
+        });
+        let found = (0..20).map(|_| gradients()).collect();
+        done.store(true, Ordering::Relaxed);
+        found
+    });
+    for found in found {
+        for ((name, found), (_, expected)) in found.into_iter().zip(&expected) {
+            let (found, expected) = (found.unwrap(), expected.as_ref().unwrap());
+            assert_close(&name, &found, expected, 1e-6);
+        }
+    }
 }
 
 #[test]
@@ -155,9 +189,7 @@ fn clipping_limits_the_norm_of_the_whole_gradient_and_keeps_its_direction() {
     let batch = batch(rows(2, 13, 50), 2);
     let trainee = trainee(Phase::Stage2, PLAIN);
     let (mut clipped, _) = trainee.gradients(&batch).unwrap();
-    let norm = |gradients: &GradientsParams| {
-        f64::from(floats(gradient::global_norm(&trainee.model, gradients).unwrap())[0])
-    };
+    let norm = |gradients: &GradientsParams| gradient::global_norm(&trainee.model, gradients);
     let whole = norm(&clipped);
     let before = gradients(&trainee.model, &clipped);
     gradient::clip(&trainee.model, &mut clipped, whole, 1e9);
@@ -321,6 +353,64 @@ fn session(directory: &Path, trainee: &Trainee<Ad>, relay: &Relay) -> Arc<Mutex<
     }))
 }
 
+/// The optimiser over three devices, which on a CPU are one.
+fn recorded(trainee: &Trainee<Ad>, session: &Arc<Mutex<Session>>) -> Recorded<B> {
+    let parameters = names::parameters(&trainee.model);
+    let shards = Shards::new(&[Default::default(); 3], &parameters);
+    Recorded::new(optimizer(trainee), shards, session.clone())
+}
+
+/// What two GPUs hand in, in whatever order they are done: the same bits as from one device that does their shares one after the other.
+#[test]
+fn gradients_of_several_devices_add_up_in_the_order_of_the_devices() {
+    let model = trainee(Phase::Stage2, PLAIN).model;
+    let batch = batch(rows(2, 25, 50), 1);
+    let after = |ranks: &[usize]| {
+        let place = tempfile::tempdir().unwrap();
+        let relay = Relay::default();
+        let trainee = Trainee::new(model.clone(), PLAIN, Workers::default(), relay.clone());
+        let mut recorded = recorded(&trainee, &session(place.path(), &trainee, &relay));
+        let shares = ranks.iter().map(|&rank| {
+            let share = batch.clone().share(rank, ranks.len());
+            let (gradients, sums) = trainee.gradients(&share).unwrap();
+            relay.put(sums);
+            (gradients, DeviceId::new(0, rank as u16))
+        });
+        let grads = shares.collect();
+        let trainee = recorded.step_multi(1e-3, trainee.clone(), MultiGradientsParams { grads });
+        values(&trainee.model)
+    };
+    let expected = after(&[0]);
+    assert_ne!(expected, values(&model));
+    for ranks in [[0, 1], [1, 0]] {
+        assert_eq!(after(&ranks), expected, "{ranks:?}");
+    }
+}
+
+/// As evenly as the plan counts them, of what the phase trains.
+#[test]
+fn every_device_owns_its_part_of_the_parameters() {
+    for (phase, devices) in [(Phase::Stage1, 2), (Phase::Stage2, 2), (Phase::Stage2, 3)] {
+        let parameters = names::parameters(&trainee(phase, PLAIN).model);
+        let trained = || {
+            parameters
+                .iter()
+                .filter(|parameter| phase.trains(parameter))
+        };
+        let shards = Shards::<B>::new(&vec![Default::default(); devices], trained());
+        let mut held = vec![0; devices];
+        for parameter in trained() {
+            held[shards.owner(parameter.id)] += parameter.shape.iter().product::<usize>();
+        }
+        let all: usize = held.iter().sum();
+        let most = held.iter().max().unwrap();
+        assert!(
+            *most as f64 <= 1.02 * all as f64 / devices as f64,
+            "{phase}, {devices} devices: {held:?}"
+        );
+    }
+}
+
 #[test]
 fn bad_steps_are_skipped_and_counted_and_too_many_in_a_row_end_the_run() {
     let place = tempfile::tempdir().unwrap();
@@ -328,7 +418,7 @@ fn bad_steps_are_skipped_and_counted_and_too_many_in_a_row_end_the_run() {
     let batch = batch(rows(2, 25, 50), 2);
     let relay = Relay::default();
     let session = session(place.path(), &trainee, &relay);
-    let mut recorded = Recorded::new(optimizer(&trainee), session.clone());
+    let mut recorded = recorded(&trainee, &session);
     let before = values(&trainee.model);
     let mut step = |trainee: Trainee<Ad>, loss: Option<f64>| {
         let (gradients, mut sums) = trainee.gradients(&batch).unwrap();
