@@ -173,7 +173,9 @@ fn accumulating_micro_batches_equals_one_big_batch() {
         pieces.micro_batch = micro_batch;
         let (found, report) = trainee.gradients(&pieces).unwrap();
         assert!((report.loss - expected_report.loss).abs() < 1e-5);
-        assert!((report.nll - expected_report.nll).abs() < 1e-5);
+        // A sum over all tokens, so that its mean is what should agree: the last bit of the sum is 3e-5.
+        let targets = expected_report.targets as f64;
+        assert!((report.nll - expected_report.nll).abs() / targets < 1e-6);
         assert_eq!(report.tokens, 4 * 24);
         let expected = gradients(&trainee.model, &expected);
         for ((name, found), (_, expected)) in gradients(&trainee.model, &found).iter().zip(expected)
