@@ -97,17 +97,17 @@ impl<B: KernelBackend> SparseBlock<B> {
         config: &RwkvXConfig,
         state: Option<&mut SparseState<B>>,
     ) -> Tensor<B, 3> {
-        let (cache, channel_carry) = match state {
-            Some(state) => (Some(&mut state.cache), Some(&mut state.channel_carry)),
+        let (attention, channel_carry) = match state {
+            Some(state) => (Some(&mut state.attention), Some(&mut state.channel_carry)),
             None => (None, None),
         };
-        let attention = self.att.forward(
+        let attended = self.att.forward(
             self.ln1.forward(x.clone()),
             config.head_size,
             config.attention(),
-            cache,
+            attention,
         );
-        let x = attention + x;
+        let x = attended + x;
         self.ffn.forward(self.ln2.forward(x.clone()), channel_carry) + x
     }
 }

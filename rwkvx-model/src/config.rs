@@ -37,6 +37,9 @@ pub struct RwkvXConfig {
     pub chunk_size: usize,
     /// Chunks a query attends to: its own and the `top_k - 1` best earlier ones.
     pub top_k: usize,
+    /// Keys that the convolution over the keys of a sparse block takes in, at least 2; 0 for none, as in the published models.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub key_conv: usize,
     /// Rank of the decay's low-rank pair (w1, w2).
     pub decay_rank: usize,
     /// Rank of the in-context learning rate's pair (a1, a2).
@@ -58,6 +61,7 @@ struct RawConfig {
     n_sparse: Option<usize>,
     chunk_size: Option<usize>,
     top_k: Option<usize>,
+    key_conv: Option<usize>,
     decay_rank: Option<usize>,
     rate_rank: Option<usize>,
     value_rank: Option<usize>,
@@ -74,6 +78,7 @@ impl TryFrom<RawConfig> for RwkvXConfig {
             n_sparse: raw.n_sparse.unwrap_or(base.n_sparse),
             chunk_size: raw.chunk_size.unwrap_or(base.chunk_size),
             top_k: raw.top_k.unwrap_or(base.top_k),
+            key_conv: raw.key_conv.unwrap_or(base.key_conv),
             decay_rank: raw.decay_rank.unwrap_or(base.decay_rank),
             rate_rank: raw.rate_rank.unwrap_or(base.rate_rank),
             value_rank: raw.value_rank.unwrap_or(base.value_rank),
@@ -101,6 +106,7 @@ impl RwkvXConfig {
             n_sparse: 0,
             chunk_size: CHUNK_SIZE,
             top_k: TOP_K,
+            key_conv: 0,
             decay_rank: rank(2.5),
             rate_rank: rank(2.5),
             value_rank: rank(1.7),
@@ -210,7 +216,7 @@ impl RwkvXConfig {
         let (c, v) = (self.channels, self.vocab_size);
         let ranks = self.decay_rank + self.rate_rank + self.value_rank + self.gate_rank;
         let recurrent = 19 * c + 12 * c * c + 2 * c * ranks;
-        let sparse = 5 * c + 12 * c * c;
+        let sparse = 5 * c + 12 * c * c + self.key_conv * c;
         let unused = c + 2 * c * self.value_rank;
         2 * v * c + 4 * c + self.n_layer * recurrent - unused + self.n_sparse * sparse
     }
@@ -242,6 +248,12 @@ impl RwkvXConfig {
                 )));
             }
         }
+        if self.key_conv == 1 || self.key_conv > MAX_KEY_CONV {
+            return Err(Error::Config(format!(
+                "key_conv is {}, it must be 0 for none, or 2 to {MAX_KEY_CONV}",
+                self.key_conv
+            )));
+        }
         if !self.channels.is_multiple_of(self.head_size) {
             return Err(Error::Config(format!(
                 "channels {} is not a multiple of head_size {}",
@@ -256,6 +268,14 @@ impl RwkvXConfig {
         }
         Ok(())
     }
+}
+
+/// The convolution is short: it is computed key by key.
+const MAX_KEY_CONV: usize = 16;
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(value: &usize) -> bool {
+    *value == 0
 }
 
 /// No size passes this, so that the products of two sizes the crate computes cannot overflow.

@@ -27,6 +27,7 @@ pub enum OutputStart {
 ///
 /// Sparse block j stands after recurrent block (j+1)L/M - 1 and starts from it: receptance, key and value projections and
 /// the channel mix (`x_k`, `key`) are copies; `output` and `ffn.value` start as `start` says; the norms are fresh.
+/// With `key_conv` above 0 its keys are convolved, with weights of 0 at first.
 ///
 /// # Errors
 /// [`Error::Config`] if `base` has sparse blocks already, `n_sparse` is 0 or does not divide its number of layers, or
@@ -35,6 +36,7 @@ pub fn expand<B: Backend>(
     base: RwkvX<B>,
     n_sparse: usize,
     shape: ChunkTopK,
+    key_conv: usize,
     start: OutputStart,
 ) -> Result<RwkvX<B>, Error> {
     if base.config().n_sparse > 0 {
@@ -47,6 +49,7 @@ pub fn expand<B: Backend>(
         n_sparse,
         chunk_size: shape.chunk_size,
         top_k: shape.top_k,
+        key_conv,
         ..base.config().clone()
     };
     config.validate()?;
@@ -56,11 +59,17 @@ pub fn expand<B: Backend>(
         ));
     };
     let moba = base.rwkv.blocks.iter().skip(interval - 1).step_by(interval);
-    let moba = moba.map(|block| sparse_from(block, start)).collect();
+    let moba = moba
+        .map(|block| sparse_from(block, key_conv, start))
+        .collect();
     Ok(RwkvX::from_parts(base.rwkv, moba, config))
 }
 
-fn sparse_from<B: Backend>(block: &RwkvBlock<B>, start: OutputStart) -> SparseBlock<B> {
+fn sparse_from<B: Backend>(
+    block: &RwkvBlock<B>,
+    key_conv: usize,
+    start: OutputStart,
+) -> SparseBlock<B> {
     let channels = block.ln1.weight.val().dims()[0];
     let device = block.ln1.weight.device();
     let written = |projection: &Projection<B>| match start {
@@ -81,6 +90,7 @@ fn sparse_from<B: Backend>(block: &RwkvBlock<B>, start: OutputStart) -> SparseBl
             key: copied_projection(&block.att.key),
             value: copied_projection(&block.att.value),
             output: written(&block.att.output),
+            key_conv: (key_conv > 0).then(|| fresh(Tensor::zeros([key_conv, channels], &device))),
         },
         ffn: ChannelMix {
             x_k: copied(&block.ffn.x_k),

@@ -20,7 +20,7 @@
 //! | `att.k_k`, `att.k_a`, `att.r_k` | `0.71 - 0.1 line`, 1.02, -0.04 |
 //! | `att.receptance`, `att.value`, `ffn.key` | orthogonal, gain 1 |
 //! | `att.key` | orthogonal, gain 0.1 |
-//! | `att.output`, `ffn.value` | 0 |
+//! | `att.output`, `ffn.value`, `att.key_conv` | 0 |
 //! | `att.ln_x.weight`, `att.ln_x.bias` | `((1 + l)/L)^0.7`, 0 |
 //! | `ffn.x_k` | `1 - u^(down^4)` |
 //!
@@ -113,7 +113,7 @@ fn initial_value<B: Backend>(
         "att.r_k" => constant(-0.04, shape),
         "att.receptance.weight" | "att.value.weight" | "ffn.key.weight" => orthogonal(1.0),
         "att.key.weight" => orthogonal(if is_sparse { 1.0 } else { 0.1 }),
-        "att.output.weight" | "ffn.value.weight" => constant(0.0, shape),
+        "att.output.weight" | "ffn.value.weight" | "att.key_conv" => constant(0.0, shape),
         "att.ln_x.weight" => constant(((1 + layer) as f64 / n_layer).powf(0.7), shape),
         "ffn.x_k" => shift(down.powi(4)),
         _ if parameter.ends_with(".bias") => constant(0.0, shape),

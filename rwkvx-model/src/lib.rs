@@ -45,6 +45,7 @@ mod error;
 mod expand;
 mod files;
 pub mod init;
+mod key_conv;
 mod layers;
 pub mod model;
 pub mod names;

@@ -1,12 +1,13 @@
 //! The projections around top-k chunk attention.
 
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use rwkvx_kernels::{ChunkTopK, KernelBackend, KvCache, sparse_attention};
 
 use crate::config::RwkvXConfig;
-use crate::layers::Projection;
+use crate::key_conv::convolve;
+use crate::layers::{Projection, unset};
 
 /// Causal attention of every query to its own chunk and its `top_k - 1` best earlier ones. No bias, no positional
 /// encoding, scale `head_size^-1/2`; the query projection is published as `receptance`.
@@ -20,6 +21,16 @@ pub struct SparseAttention<B: Backend> {
     pub value: Projection<B>,
     /// `[channels, channels]`.
     pub output: Projection<B>,
+    /// Weights of the convolution over the keys, `[key_conv, channels]`; published models have none.
+    pub key_conv: Option<Param<Tensor<B, 2>>>,
+}
+
+/// What a sparse attention carries from one piece of text to the next.
+#[derive(Debug, Clone)]
+pub(crate) struct AttentionState<B: Backend> {
+    pub(crate) cache: KvCache<B>,
+    /// The last keys before the convolution, `[batch, key_conv - 1, channels]`, where there is one.
+    pub(crate) key_carry: Option<Tensor<B, 3>>,
 }
 
 impl<B: Backend> SparseAttention<B> {
@@ -30,25 +41,35 @@ impl<B: Backend> SparseAttention<B> {
             key: square(),
             value: square(),
             output: square(),
+            key_conv: (config.key_conv > 0)
+                .then(|| unset([config.key_conv, config.channels], device)),
         }
     }
 }
 
 impl<B: KernelBackend> SparseAttention<B> {
-    /// `x` is the normalised input, `[batch, time, channels]`, and so is the result. With a `cache` the text goes on from
+    /// `x` is the normalised input, `[batch, time, channels]`, and so is the result. With a `state` the text goes on from
     /// what it holds; without, it starts here.
     pub(crate) fn forward(
         &self,
         x: Tensor<B, 3>,
         head_size: usize,
         shape: ChunkTopK,
-        cache: Option<&mut KvCache<B>>,
+        state: Option<&mut AttentionState<B>>,
     ) -> Tensor<B, 3> {
         let [batch, time, channels] = x.dims();
         let bthn = [batch, time, channels / head_size, head_size];
+        let (cache, carry) = match state {
+            Some(state) => (Some(&mut state.cache), state.key_carry.as_mut()),
+            None => (None, None),
+        };
         let x = x.reshape([batch * time, channels]);
         let query = self.receptance.forward(x.clone()).reshape(bthn);
-        let key = self.key.forward(x.clone()).reshape(bthn);
+        let mut key = self.key.forward(x.clone()).reshape([batch, time, channels]);
+        if let Some(weight) = &self.key_conv {
+            key = convolve(key, weight.val(), carry);
+        }
+        let key = key.reshape(bthn);
         let value = self.value.forward(x).reshape(bthn);
         let output = match cache {
             Some(cache) => cache.attend(query, key, value),

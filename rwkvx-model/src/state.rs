@@ -5,6 +5,7 @@ use burn::tensor::backend::Backend;
 use rwkvx_kernels::{CacheBudget, KernelBackend, KvCache};
 
 use crate::config::RwkvXConfig;
+use crate::sparse_attention::AttentionState;
 use crate::time_mix::TimeMixState;
 
 /// The state of a batch of texts: constant in size for the recurrent blocks, growing by one key and one value per token
@@ -30,7 +31,7 @@ pub(crate) struct RecurrentState<B: Backend> {
 /// State of a sparse block.
 #[derive(Debug, Clone)]
 pub(crate) struct SparseState<B: Backend> {
-    pub(crate) cache: KvCache<B>,
+    pub(crate) attention: AttentionState<B>,
     /// The channel mix's last normalised input, `[batch, channels]`.
     pub(crate) channel_carry: Tensor<B, 2>,
 }
@@ -50,8 +51,12 @@ impl<B: KernelBackend> State<B> {
             },
             channel_carry: carry(),
         };
+        let key_carry = |width: usize| Tensor::zeros([batch, width, config.channels], device);
         let sparse = || SparseState {
-            cache: KvCache::new(batch, heads, head_size, config.attention(), device),
+            attention: AttentionState {
+                cache: KvCache::new(batch, heads, head_size, config.attention(), device),
+                key_carry: config.key_conv.checked_sub(1).map(key_carry),
+            },
             channel_carry: carry(),
         };
         Self {
@@ -68,7 +73,10 @@ impl<B: KernelBackend> State<B> {
     /// If the budget is impossible, or tokens were seen.
     pub fn with_cache_budget(mut self, budget: CacheBudget) -> Self {
         let sparse = self.sparse.into_iter().map(|block| SparseState {
-            cache: block.cache.with_budget(budget),
+            attention: AttentionState {
+                cache: block.attention.cache.with_budget(budget),
+                ..block.attention
+            },
             ..block
         });
         self.sparse = sparse.collect();
@@ -77,13 +85,14 @@ impl<B: KernelBackend> State<B> {
 
     /// What the caches may hold, if that is bounded.
     pub fn cache_budget(&self) -> Option<CacheBudget> {
-        self.sparse.first().and_then(|block| block.cache.budget())
+        let first = self.sparse.first();
+        first.and_then(|block| block.attention.cache.budget())
     }
 
     /// Makes room for texts of so many tokens in all, where that is known, so that no cache is moved as it grows.
     pub fn reserve(&mut self, tokens: usize) {
         for block in &mut self.sparse {
-            block.cache.reserve(tokens);
+            block.attention.cache.reserve(tokens);
         }
     }
 
@@ -103,7 +112,8 @@ impl<B: KernelBackend> State<B> {
             .recurrent
             .iter()
             .map(|block| 2 * size_of::<f32>() * block.time_mix.wkv.shape().num_elements());
-        let sparse = self.sparse.iter().map(|block| block.cache.step_bytes());
+        let sparse = self.sparse.iter();
+        let sparse = sparse.map(|block| block.attention.cache.step_bytes());
         recurrent.sum::<usize>() + sparse.sum::<usize>()
     }
 
@@ -117,10 +127,12 @@ impl<B: KernelBackend> State<B> {
                     + time_mix.wkv.shape().num_elements()
                     + block.channel_carry.shape().num_elements())
         });
-        let sparse = self
-            .sparse
-            .iter()
-            .map(|block| block.cache.bytes() + float * block.channel_carry.shape().num_elements());
+        let sparse = self.sparse.iter().map(|block| {
+            let keys = block.attention.key_carry.as_ref();
+            let keys = keys.map_or(0, |carry| carry.shape().num_elements());
+            let carries = keys + block.channel_carry.shape().num_elements();
+            block.attention.cache.bytes() + float * carries
+        });
         recurrent.sum::<usize>() + sparse.sum::<usize>()
     }
 }

@@ -54,7 +54,10 @@ impl<B: KernelBackend> Session<B> {
         for (index, block) in self.state.sparse.iter().enumerate() {
             let name = |part: &str| format!("sparse.{index}.{part}");
             tensors.push(host(name("channel_carry"), &block.channel_carry));
-            if let Some(contents) = block.cache.contents() {
+            if let Some(carry) = &block.attention.key_carry {
+                tensors.push(host(name("key_carry"), carry));
+            }
+            if let Some(contents) = block.attention.cache.contents() {
                 tensors.push(host(name("keys"), &contents.keys));
                 tensors.push(host(name("values"), &contents.values));
                 if let Some(queries) = &contents.queries {
@@ -131,6 +134,9 @@ impl<B: KernelBackend> Session<B> {
         for (index, block) in session.state.sparse.iter_mut().enumerate() {
             let name = |part: &str| format!("sparse.{index}.{part}");
             file.fill(&name("channel_carry"), &mut block.channel_carry)?;
+            if let Some(carry) = &mut block.attention.key_carry {
+                file.fill(&name("key_carry"), carry)?;
+            }
             let rows = file.length(&name("keys"), 2)?;
             let most = budget.map_or(description.tokens, |budget| budget.max);
             if rows == 0 || rows > most.min(description.tokens) {
@@ -141,7 +147,7 @@ impl<B: KernelBackend> Session<B> {
                 let shape = [description.batch, heads, budget.observers, head_size];
                 file.tensor(&name("queries"), shape, &device)
             });
-            block.cache.restore(CacheContents {
+            block.attention.cache.restore(CacheContents {
                 keys: file.tensor(&name("keys"), shape, &device)?,
                 values: file.tensor(&name("values"), shape, &device)?,
                 queries: queries.transpose()?,

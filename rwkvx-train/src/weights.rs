@@ -40,6 +40,7 @@ impl<B: Backend> Weights<'_, B> {
     pub fn start(&self, phase: Phase, before: Option<RwkvX<B>>) -> Result<RwkvX<B>> {
         let base = RwkvXConfig {
             n_sparse: 0,
+            key_conv: 0,
             ..self.config.model.clone()
         };
         let model = match (phase, before) {
@@ -65,8 +66,15 @@ impl<B: Backend> Weights<'_, B> {
             Expansion::Zero => OutputStart::Zero,
             Expansion::Copy => OutputStart::Copy,
         };
-        let (n_sparse, shape) = (self.config.model.n_sparse, self.config.model.attention());
-        Ok(expand(model, n_sparse, shape, start)?)
+        let wanted = &self.config.model;
+        let (n_sparse, key_conv) = (wanted.n_sparse, wanted.key_conv);
+        Ok(expand(
+            model,
+            n_sparse,
+            wanted.attention(),
+            key_conv,
+            start,
+        )?)
     }
 
     /// The weights in a file of the run's directory.
@@ -101,6 +109,11 @@ impl<B: Backend> Weights<'_, B> {
         }
         let same_rest = RwkvXConfig {
             n_sparse: found.n_sparse,
+            key_conv: if found.n_sparse == 0 {
+                0
+            } else {
+                wanted.key_conv
+            },
             chunk_size: found.chunk_size,
             top_k: found.top_k,
             ..wanted.clone()

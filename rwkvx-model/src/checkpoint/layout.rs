@@ -109,9 +109,13 @@ pub(super) fn infer(
         1 => stored.map_or(base.value_rank, |config| config.value_rank),
         _ => tensors.shape::<2>("blocks.1.att.v1")?[1],
     };
+    let key_conv = tensors.by_name.get("moba.0.att.key_conv");
     let config = RwkvXConfig {
         head_size,
         n_sparse,
+        key_conv: key_conv
+            .and_then(|tensor| tensor.shape.first())
+            .map_or(0, |&width| width),
         chunk_size: stored.map_or(base.chunk_size, |config| config.chunk_size),
         top_k: stored.map_or(base.top_k, |config| config.top_k),
         decay_rank,

@@ -171,6 +171,7 @@ fn a_hybrid_grown_from_a_published_base_comes_back() {
         golden_model::<Flex>("rwkv7_tiny.pth"),
         3,
         shape,
+        4,
         OutputStart::Zero,
     )
     .unwrap();

@@ -109,6 +109,10 @@ fn impossible_configurations_are_errors_that_name_the_field() {
             "chunk_size",
         ),
         (
+            r#"{"vocab_size": 9, "channels": 64, "n_layer": 2, "key_conv": 1}"#,
+            "key_conv",
+        ),
+        (
             r#"{"vocab_size": 9, "channels": 64, "n_layer": 2, "top_k": 0}"#,
             "top_k",
         ),

@@ -19,7 +19,7 @@ on_backends! {
 
 fn expanded<B: KernelBackend>(start: OutputStart) -> (RwkvX<B>, RwkvX<B>) {
     let base = golden_model::<B>("rwkv7_tiny.pth");
-    (base.clone(), expand(base, 3, SHAPE, start).unwrap())
+    (base.clone(), expand(base, 3, SHAPE, 3, start).unwrap())
 }
 
 fn a_zero_start_computes_what_the_base_did<B: KernelBackend>() {
@@ -94,7 +94,7 @@ fn copies_are_parameters_of_their_own() {
         .into_iter()
         .map(|param| param.id)
         .collect();
-    let expanded = expand(base, 1, SHAPE, OutputStart::Copy).unwrap();
+    let expanded = expand(base, 1, SHAPE, 0, OutputStart::Copy).unwrap();
     let (recurrent, sparse): (Vec<_>, Vec<_>) = names::parameters(&expanded)
         .into_iter()
         .partition(|param| !param.is_sparse());
@@ -134,13 +134,13 @@ fn copies_are_parameters_of_their_own() {
 fn impossible_expansions_are_errors() {
     let base = || RwkvXConfig::rwkv7(9, 64, 4).init::<Flex>(&Default::default());
     let message = |model, n_sparse, shape| {
-        expand(model, n_sparse, shape, OutputStart::Zero)
+        expand(model, n_sparse, shape, 0, OutputStart::Zero)
             .unwrap_err()
             .to_string()
     };
     assert!(message(base(), 0, SHAPE).contains("n_sparse is 0"));
     assert!(message(base(), 3, SHAPE).contains("n_sparse 3"));
     assert!(message(base(), 2, ChunkTopK { top_k: 0, ..SHAPE }).contains("top_k"));
-    let hybrid = expand(base(), 2, SHAPE, OutputStart::Zero).unwrap();
+    let hybrid = expand(base(), 2, SHAPE, 0, OutputStart::Zero).unwrap();
     assert!(message(hybrid, 2, SHAPE).contains("2 sparse blocks already"));
 }

@@ -1,9 +1,10 @@
 //! Training, prefill and decoding compute one function.
 
+use burn::module::Param;
 use burn::tensor::backend::Backend;
-use burn::tensor::{Int, Tensor};
-use rwkvx_kernels::KernelBackend;
-use rwkvx_model::{CacheBudget, RwkvX, State};
+use burn::tensor::{Int, Tensor, TensorData};
+use rwkvx_kernels::{ChunkTopK, KernelBackend};
+use rwkvx_model::{CacheBudget, OutputStart, RwkvX, State, expand};
 
 use crate::support::{Golden, assert_close, distance, golden_model, host, on_backends};
 
@@ -18,13 +19,35 @@ on_backends! {
     a_cache_budget_beyond_the_text_changes_nothing;
 }
 
-const MODELS: [&str; 2] = ["rwkv7_tiny", "rwkvx_tiny"];
+const MODELS: [&str; 3] = ["rwkv7_tiny", "rwkvx_tiny", "rwkvx_tiny_key_conv"];
+
+/// The plain golden model with sparse blocks whose keys are convolved.
+fn with_key_conv<B: KernelBackend>() -> RwkvX<B> {
+    let shape = ChunkTopK {
+        chunk_size: 16,
+        top_k: 3,
+    };
+    let base = golden_model::<B>("rwkv7_tiny.pth");
+    let mut model = expand(base, 3, shape, 4, OutputStart::Copy).unwrap();
+    let device = model.device();
+    for block in &mut model.moba {
+        block.att.key_conv = block.att.key_conv.take().map(|weight| {
+            let values = (0..weight.shape().num_elements()).map(|at| (at as f32).sin());
+            let data = TensorData::new(values.collect::<Vec<f32>>(), weight.shape());
+            Param::from_tensor(Tensor::from_data(data, &device))
+        });
+    }
+    model
+}
 
 /// A golden model, its ids `[batch, time]` and its logits by `forward`. The hybrid's time, 112, is well past its dense
 /// range of 16 * 3 tokens.
 fn case<B: KernelBackend>(name: &str) -> (RwkvX<B>, Tensor<B, 2, Int>, Tensor<B, 3>) {
-    let model = golden_model::<B>(&format!("{name}.pth"));
-    let ids = Golden::read(&format!("{name}.safetensors")).inputs();
+    let (model, golden) = match name {
+        "rwkvx_tiny_key_conv" => (with_key_conv(), "rwkvx_tiny"),
+        _ => (golden_model::<B>(&format!("{name}.pth")), name),
+    };
+    let ids = Golden::read(&format!("{golden}.safetensors")).inputs();
     let logits = model.forward(ids.clone());
     (model, ids, logits)
 }
