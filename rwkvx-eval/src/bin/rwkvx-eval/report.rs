@@ -9,7 +9,7 @@ use serde_json::json;
 
 #[derive(Args)]
 pub(crate) struct Report {
-    /// Reports, or folders that are searched for report.json
+    /// Reports, or folders that are searched for report.json and for runs of rwkvx-train
     #[arg(value_name = "PATH", default_value = runs::RUNS)]
     paths: Vec<PathBuf>,
     /// Heading of the page
@@ -31,10 +31,17 @@ impl Report {
             None => PathBuf::from(PAGE),
         };
         write_beside(&out, |file| file.write_all(html.as_bytes())).map_err(Error::from)?;
+        let (reports, trainings) = (sources.reports.len(), sources.trainings.len());
         if as_json {
-            println!("{}", json!({ "page": out, "reports": sources.len() }));
+            println!(
+                "{}",
+                json!({ "page": out, "reports": reports, "training_runs": trainings })
+            );
         } else {
-            println!("{} reports on one page: {}", sources.len(), out.display());
+            println!(
+                "reports: {reports}, training runs: {trainings}; the page is {}",
+                out.display()
+            );
         }
         Ok(())
     }
