@@ -106,7 +106,7 @@ pub fn render(sources: &Sources, title: &str) -> Result<String> {
     let runs: Vec<Run> = runs.collect();
     let partial = models.iter().flat_map(|model| {
         let of_model = model.partial.iter();
-        of_model.map(|task| format!("{} {task}", model.name))
+        of_model.map(|(task, limit)| format!("{} {task} {limit}", model.name))
     });
     let partial: Vec<String> = partial.collect();
     let trained = sources.trainings.iter().map(|training| {

@@ -18,8 +18,8 @@ pub(super) struct Model {
     pub(super) passkey: Vec<Answer>,
     pub(super) perplexity: Option<perplexity::Scores>,
     pub(super) latency: Vec<Point>,
-    /// Benchmarks of which only the first questions were asked.
-    pub(super) partial: Vec<String>,
+    /// Benchmarks of which only the first questions were asked, and how many.
+    pub(super) partial: Vec<(String, u64)>,
 }
 
 /// The model with these weights, read with the same attention; a new one if it is not among them.
@@ -74,9 +74,9 @@ impl Model {
     }
 
     fn note_partial(&mut self, limited: Option<u64>, task: &str) {
-        if let Some(limit) = limited {
-            self.partial.push(format!("{task} {limit}"));
-        }
+        self.partial.retain(|(other, _)| other != task);
+        self.partial
+            .extend(limited.map(|limit| (task.to_owned(), limit)));
     }
 }
 

@@ -82,6 +82,7 @@ pub(super) fn lines(lines: &[Line], axes: &Axes) -> String {
     }
     let mut right_of_label = f64::NEG_INFINITY;
     let (x_ticks, x_step) = x_ticks(first, last, doubling);
+    let x_exact = if doubling { 1.0 } else { x_step / 100.0 };
     for x in x_ticks {
         if across(x) > right_of_label + 26.0 {
             right_of_label = across(x) + 10.0;
@@ -126,7 +127,7 @@ pub(super) fn lines(lines: &[Line], axes: &Axes) -> String {
                 down(y),
                 HtmlEscape(&line.name),
                 number(y, step / 100.0),
-                number(x, x_step / 100.0)
+                number(x, x_exact)
             );
         }
     }
@@ -167,7 +168,7 @@ fn x_ticks(first: f64, last: f64, doubling: bool) -> (Vec<f64>, f64) {
     if inside.len() < 2 {
         inside = vec![first, last];
     }
-    (inside, 100.0)
+    (inside, 1.0)
 }
 
 /// A number with as many digits as tell it from others `step` away.

@@ -158,7 +158,7 @@ fn a_split_is_fetched_once_kept_and_used() {
     assert_eq!(fs::read(&fetched).unwrap(), parquet());
     let settings = &report["settings"]["files"];
     assert_eq!(settings[0]["path"], "data/sciq/default/test/0000.parquet");
-    assert_eq!(report["result"][0]["answers"].as_array().unwrap().len(), 4);
+    assert_eq!(report["result"][0]["answers"].as_array().unwrap().len(), 3);
 
     // It is there: nobody is asked.
     let again = choice(place, &hub, "sciq", "data").unwrap();

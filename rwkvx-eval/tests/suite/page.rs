@@ -208,6 +208,16 @@ fn look(place: &Path) {
 }
 
 #[test]
+fn a_run_in_training_has_a_page_of_its_own() {
+    let place = tempfile::tempdir().unwrap();
+    save_training(&place.path().join("runs/trained"));
+    let said = succeed(place.path(), &["report", "--out", "pages/new.html"]);
+    assert!(said.contains("reports: 0, training runs: 1"), "{said}");
+    let page = fs::read_to_string(place.path().join("pages/new.html")).unwrap();
+    assert!(page.contains("<h2>Training</h2>") && !page.contains("<h2>Models</h2>"));
+}
+
+#[test]
 fn what_is_no_report_is_named() {
     let place = tempfile::tempdir().unwrap();
     fs::create_dir(place.path().join("empty")).unwrap();

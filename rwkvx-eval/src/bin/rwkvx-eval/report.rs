@@ -1,5 +1,6 @@
 //! `rwkvx-eval report`.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -30,6 +31,12 @@ impl Report {
             Some(file) => file.to_path_buf(),
             None => PathBuf::from(PAGE),
         };
+        if let Some(folder) = out.parent() {
+            fs::create_dir_all(folder).map_err(|error| Error::Io {
+                path: folder.to_path_buf(),
+                error,
+            })?;
+        }
         write_beside(&out, |file| file.write_all(html.as_bytes())).map_err(Error::from)?;
         let (reports, trainings) = (sources.reports.len(), sources.trainings.len());
         if as_json {
