@@ -1,6 +1,7 @@
 //! Two reports side by side: how much the second is better or worse, question by question.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -35,6 +36,38 @@ impl Difference {
     }
 }
 
+/// What is measured, in the order in which it is shown.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Measure {
+    name: String,
+    /// Of texts of so many tokens only.
+    length: Option<usize>,
+}
+
+impl Measure {
+    fn of(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            length: None,
+        }
+    }
+
+    fn at(name: impl Into<String>, length: usize) -> Self {
+        Self {
+            name: name.into(),
+            length: Some(length),
+        }
+    }
+}
+
+impl fmt::Display for Measure {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.name)?;
+        self.length
+            .map_or(Ok(()), |length| write!(out, " at {length}"))
+    }
+}
+
 /// A measure's values by question.
 type Values = BTreeMap<String, f64>;
 
@@ -62,7 +95,7 @@ pub fn compare(first: &Value, second: &Value) -> Result<Vec<Difference>> {
                 .filter_map(|(question, &first)| Some((first, *second.get(question)?)))
                 .collect();
             (!pairs.is_empty()).then(|| Difference {
-                measure: measure.clone(),
+                measure: measure.to_string(),
                 count: pairs.len(),
                 first: Mean::of(pairs.iter().map(|(first, _)| *first)),
                 second: Mean::of(pairs.iter().map(|(_, second)| *second)),
@@ -108,7 +141,7 @@ pub fn different_settings(first: &Value, second: &Value) -> Vec<String> {
 }
 
 /// Every measure of a report with its value for each question. Right is 1, wrong 0.
-fn measures(report: &Value) -> Result<BTreeMap<String, Values>> {
+fn measures(report: &Value) -> Result<BTreeMap<Measure, Values>> {
     let benchmark = report["benchmark"].as_str().unwrap_or_default();
     let found = match benchmark {
         "choice" => choice(report),
@@ -123,7 +156,7 @@ fn measures(report: &Value) -> Result<BTreeMap<String, Values>> {
     found.map_err(|error| Error::Comparison(format!("not a report of {benchmark}: {error}")))
 }
 
-type Measures = serde_json::Result<BTreeMap<String, Values>>;
+type Measures = serde_json::Result<BTreeMap<Measure, Values>>;
 
 fn right(is_right: bool) -> f64 {
     f64::from(u8::from(is_right))
@@ -139,10 +172,8 @@ fn choice(report: &Value) -> Measures {
                 let question = format!("{index}: {}", answer.right);
                 (question, right(answer.is_right(metric)))
             });
-            measures.insert(
-                format!("{} {}", scores.task, metric.name()),
-                values.collect(),
-            );
+            let measure = Measure::of(format!("{} {}", scores.task, metric.name()));
+            measures.insert(measure, values.collect());
         }
     }
     Ok(measures)
@@ -154,17 +185,17 @@ fn lambada(report: &Value) -> Measures {
     let accuracy = words().map(|(index, answer)| (index.to_string(), right(answer.right)));
     let loss = words().map(|(index, answer)| (index.to_string(), -answer.log_probability));
     Ok(BTreeMap::from([
-        ("accuracy".to_owned(), accuracy.collect()),
-        ("nats per word".to_owned(), loss.collect()),
+        (Measure::of("accuracy"), accuracy.collect()),
+        (Measure::of("nats per word"), loss.collect()),
     ]))
 }
 
 fn grid(report: &Value) -> Measures {
     let answers: Vec<crate::grid::Answer> = serde_json::from_value(report["result"].clone())?;
-    let mut measures: BTreeMap<String, Values> = BTreeMap::new();
+    let mut measures: BTreeMap<Measure, Values> = BTreeMap::new();
     for answer in answers {
-        let measure = format!("{} at {}", answer.task, answer.length);
         let question = format!("{}% {}: {}", answer.depth, answer.sample, answer.expected);
+        let measure = Measure::at(answer.task, answer.length);
         let values = measures.entry(measure).or_default();
         values.insert(question, right(answer.correct));
     }
@@ -180,7 +211,7 @@ fn perplexity(report: &Value) -> Measures {
             let question = format!("{}: {}", document.number, document.tokens);
             Some((question, *document.losses.get(index)?))
         });
-        (format!("nats per token at {}", at.length), values.collect())
+        (Measure::at("nats per token", at.length), values.collect())
     };
     Ok(lengths.map(of_length).collect())
 }

@@ -32,14 +32,16 @@ pub fn fetch(task: &Task, splits: &[&str], folder: &Path) -> Result<()> {
     let files = repository.info().map_err(failed)?.siblings;
     for split in splits {
         let start = format!("{}/{split}/", task.config);
-        let of_split = files
-            .iter()
-            .filter(|file| file.rfilename.starts_with(&start));
+        let is_of_split = |name: &&str| {
+            let name = name.strip_prefix(&start).unwrap_or_default();
+            name.ends_with(".parquet") && !name.contains('/')
+        };
+        let names = files.iter().map(|file| file.rfilename.as_str());
         let mut found = false;
-        for file in of_split {
+        for name in names.filter(is_of_split) {
             found = true;
-            let cached = repository.get(&file.rfilename).map_err(failed)?;
-            let path = folder.join(&file.rfilename);
+            let cached = repository.get(name).map_err(failed)?;
+            let path = folder.join(name);
             fs::create_dir_all(path.parent().unwrap_or(folder)).map_err(Error::io(&path))?;
             let mut cached = File::open(&cached).map_err(Error::io(&cached))?;
             write_beside(&path, |out| std::io::copy(&mut cached, out).map(|_| ()))?;

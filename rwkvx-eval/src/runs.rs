@@ -8,7 +8,7 @@ use crate::{Error, Result};
 /// Where `rwkvx-train` leaves its runs.
 pub const RUNS: &str = "runs";
 /// A run's final weights.
-const MODEL: &str = "model.safetensors";
+pub(crate) const MODEL: &str = "model.safetensors";
 
 /// The weights of the run under `runs` that was trained last.
 ///

@@ -13,7 +13,9 @@ const SIZE: (f64, f64) = (480.0, 300.0);
 /// Room for the labels: left, top, right, bottom.
 const MARGIN: (f64, f64, f64, f64) = (54.0, 12.0, 14.0, 44.0);
 /// Colours that the page has for lines.
-pub(super) const COLOURS: usize = 6;
+const COLOURS: usize = 6;
+/// Most points of a line that are marked one by one.
+const MARKED: usize = 40;
 
 /// A line of a chart.
 pub(super) struct Line {
@@ -25,19 +27,22 @@ pub(super) struct Line {
 
 /// What stands along a chart.
 pub(super) struct Axes {
+    /// What is counted from left to right.
+    pub(super) across: &'static str,
+    /// Whether that is on a scale of powers of two.
+    pub(super) doubling: bool,
     /// What is counted upwards.
     pub(super) unit: &'static str,
-    /// Whether tokens are on a scale of powers of two.
-    pub(super) doubling: bool,
     /// Whether the chart begins at 0.
     pub(super) from_zero: bool,
 }
 
-/// A chart of lines over numbers of tokens.
+/// A chart of lines.
 pub(super) fn lines(lines: &[Line], axes: &Axes) -> String {
     let &Axes {
-        unit,
+        across: counted,
         doubling,
+        unit,
         from_zero,
     } = axes;
     let points = || lines.iter().flat_map(|line| &line.points);
@@ -76,10 +81,15 @@ pub(super) fn lines(lines: &[Line], axes: &Axes) -> String {
         );
     }
     let mut right_of_label = f64::NEG_INFINITY;
-    for x in x_ticks(first, last, doubling) {
+    let (x_ticks, x_step) = x_ticks(first, last, doubling);
+    let x_exact = if doubling { 1.0 } else { x_step / 100.0 };
+    for x in x_ticks {
         if across(x) > right_of_label + 26.0 {
             right_of_label = across(x) + 10.0;
-            let label = Length(x as usize);
+            let label = match doubling {
+                true => Length(x as usize).to_string(),
+                false => number(x, x_step),
+            };
             let _ = write!(
                 svg,
                 "<text class=middle x={:.1} y={}>{label}</text>",
@@ -91,7 +101,7 @@ pub(super) fn lines(lines: &[Line], axes: &Axes) -> String {
     let middle = (SIZE.0 + MARGIN.0) / 2.0;
     let _ = write!(
         svg,
-        "<text class=middle x={middle} y={}>tokens</text>",
+        "<text class=middle x={middle} y={}>{counted}</text>",
         SIZE.1 - 6.0
     );
     for (index, line) in lines.iter().enumerate() {
@@ -106,15 +116,18 @@ pub(super) fn lines(lines: &[Line], axes: &Axes) -> String {
             "<polyline class=\"line c{colour}\" points=\"{}\" />",
             path.join(" ")
         );
+        if line.points.len() > MARKED {
+            continue;
+        }
         for &(x, y) in &line.points {
             let _ = write!(
                 svg,
-                "<circle class=\"dot c{colour}\" cx={:.1} cy={:.1} r=3><title>{}: {} at {} tokens, {unit}</title></circle>",
+                "<circle class=\"dot c{colour}\" cx={:.1} cy={:.1} r=3><title>{}: {} at {} {counted}, {unit}</title></circle>",
                 across(x),
                 down(y),
                 HtmlEscape(&line.name),
                 number(y, step / 100.0),
-                x as usize
+                number(x, x_exact)
             );
         }
     }
@@ -142,19 +155,20 @@ fn ticks(least: f64, most: f64) -> Vec<f64> {
         .collect()
 }
 
-fn x_ticks(first: f64, last: f64, doubling: bool) -> Vec<f64> {
+/// Round numbers within a range, and the least distance from one to the next.
+fn x_ticks(first: f64, last: f64, doubling: bool) -> (Vec<f64>, f64) {
     if !doubling {
-        return ticks(first, last)
-            .into_iter()
-            .filter(|&x| first <= x && x <= last)
-            .collect();
+        let all = ticks(first, last);
+        let step = all[1] - all[0];
+        let inside = all.into_iter().filter(|&x| first <= x && x <= last);
+        return (inside.collect(), step);
     }
     let powers = (0..=63).map(|power| f64::from(power).exp2());
     let mut inside: Vec<f64> = powers.filter(|&x| first <= x && x <= last).collect();
     if inside.len() < 2 {
         inside = vec![first, last];
     }
-    inside
+    (inside, 1.0)
 }
 
 /// A number with as many digits as tell it from others `step` away.
@@ -240,7 +254,8 @@ mod tests {
                 "{ticks:?}"
             );
         }
-        assert_eq!(x_ticks(1000.0, 5000.0, true), [1024.0, 2048.0, 4096.0]);
+        assert_eq!(x_ticks(1000.0, 5000.0, true).0, [1024.0, 2048.0, 4096.0]);
+        assert_eq!(x_ticks(0.3, 1.2, false), (vec![0.5, 1.0], 0.5));
     }
 
     #[test]
@@ -262,8 +277,9 @@ mod tests {
                 line("one", &[(2048.0, 2.5)]),
             ],
             &Axes {
-                unit: "nats",
+                across: "tokens",
                 doubling: true,
+                unit: "nats",
                 from_zero: false,
             },
         );

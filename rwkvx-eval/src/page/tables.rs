@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use super::models::Model;
 use super::paper::{PAPER, SHORT};
-use super::{Cell, Model, Row, Table};
+use super::{Cell, Row, Table};
 use crate::grid::Count;
 use crate::latency::Point;
 use crate::lengths::Length;

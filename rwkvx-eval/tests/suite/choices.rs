@@ -53,7 +53,7 @@ fn every_task_is_asked_and_reported() {
         .map(|group| group[&Metric::Acc].value)
         .sum();
     assert!((by_subject / 2.0 - mmlu.metrics[&Metric::Acc].value).abs() < 1e-12);
-    // Nine files: two splits of MMLU, one each of the others.
+    // Eight files: two splits of MMLU, one each of the others.
     assert_eq!(report.settings["files"].as_array().unwrap().len(), 8);
 
     let log = fs::read_to_string(place.path().join("runs/choice-1/requests.jsonl")).unwrap();
@@ -64,6 +64,30 @@ fn every_task_is_asked_and_reported() {
     let table = succeed(place.path(), &[&options[..], &["--limit", "2"]].concat());
     let row = table.lines().find(|line| line.starts_with("sciq")).unwrap();
     assert!(row.contains(" 2  acc "), "{row}");
+}
+
+#[test]
+fn a_task_that_is_named_twice_is_asked_once() {
+    let place = tempfile::tempdir().unwrap();
+    save_run(place.path(), "demo-1");
+    let data = benchmark("");
+    for (tasks, asked) in [("sciq,piqa,sciq", 2), ("piqa,all", 7)] {
+        let json = succeed(
+            place.path(),
+            &[
+                "choice",
+                "--task",
+                tasks,
+                "--data",
+                data.to_str().unwrap(),
+                "--limit",
+                "1",
+                "--json",
+            ],
+        );
+        let report: Report<Value, Vec<Scores>> = serde_json::from_str(&json).unwrap();
+        assert_eq!(report.result.len(), asked, "{tasks}");
+    }
 }
 
 #[test]

@@ -52,6 +52,15 @@ fn differences_are_of_the_same_questions() {
 }
 
 #[test]
+fn measures_stand_in_the_order_of_their_lengths() {
+    let mut report = grid(&[true, true], 1);
+    report["result"][1]["length"] = json!(512);
+    let differences = compare(&report, &report).unwrap();
+    let measures: Vec<&str> = differences.iter().map(|it| it.measure.as_str()).collect();
+    assert_eq!(measures, ["uuid at 512", "uuid at 1024"]);
+}
+
+#[test]
 fn what_cannot_be_compared_is_refused() {
     let good = grid(&[true], 1);
     let mut other = good.clone();

@@ -4,6 +4,8 @@ mod bad_input;
 mod binary;
 mod choices;
 mod comparisons;
+#[cfg(feature = "download")]
+mod download;
 mod facts;
 mod grids;
 mod harness;

@@ -75,9 +75,34 @@ fn page(place: &Path) -> String {
         &[&latency[..], &["--out", "results/latency"]].concat(),
     );
 
+    save_training(&place.join("results/trained"));
+
     let said = succeed(place, &["report", "results", "--title", "Small <models>"]);
-    assert!(said.contains("11 reports"), "{said}");
+    assert!(said.contains("reports: 11, training runs: 1"), "{said}");
     fs::read_to_string(place.join("report.html")).unwrap()
+}
+
+/// What `rwkvx-train` leaves of a run, before its last line is whole.
+fn save_training(run: &Path) {
+    fs::create_dir_all(run).unwrap();
+    fs::write(run.join("config.json"), r#"{ "name": "few-steps" }"#).unwrap();
+    let report = json!({ "run": "runs/trained", "phases": [], "answers": [] });
+    fs::write(run.join("report.json"), report.to_string()).unwrap();
+    let mut metrics = String::new();
+    for (stage, steps) in [("base", 300), ("stage1", 40), ("rwkv7-stage1", 40)] {
+        for step in 1..=steps {
+            let nll = 2.0 + 3.0 / f64::from(step);
+            let mut line = json!({
+                "stage": stage, "step": step, "loss": 1.5 * nll, "nll": nll, "lr": 1e-3, "tokens": 4096 * step,
+                "tokens_per_second": 1e4, "memory_bytes": 1 << 30, "grad_norm": 0.5
+            });
+            if stage != "base" {
+                line["answer_nll"] = json!(nll / 2.0);
+            }
+            metrics += &format!("{line}\n");
+        }
+    }
+    fs::write(run.join("metrics.jsonl"), metrics + "{\"stage\":").unwrap();
 }
 
 #[test]
@@ -103,6 +128,10 @@ fn the_page_holds_every_result_beside_the_papers() {
         "nats at 400",
         "demo-1, rwkv7",
         "<td>300</td>",
+        "trained, base: nats per token<",
+        "trained, stage1: nats per token of answers",
+        "<td>trained, rwkv7-stage1</td><td>40</td><td>163840</td>",
+        "&quot;few-steps&quot;",
         "prefers-color-scheme: dark",
         "&quot;seed&quot;: 42",
     ] {
@@ -110,8 +139,8 @@ fn the_page_holds_every_result_beside_the_papers() {
     }
     // Three tasks and the passkey protocol of two readings.
     assert_eq!(page.matches("<svg class=map").count(), 8);
-    assert_eq!(page.matches("<svg class=chart").count(), 5);
-    assert_eq!(page.matches("<details>").count(), 11);
+    assert_eq!(page.matches("<svg class=chart").count(), 8);
+    assert_eq!(page.matches("<details>").count(), 12);
     // It needs nothing from elsewhere, and runs nothing.
     for part in ["<script", "src=", "@import", "url("] {
         assert!(!page.contains(part), "`{part}` is on the page");
@@ -161,7 +190,7 @@ fn look(place: &Path) {
             "--dump-dom",
             &url("frame.html"),
         ]);
-        let found = format!("<title>{width},{width},13</title>");
+        let found = format!("<title>{width},{width},16</title>");
         assert!(
             dom.contains(&found),
             "{width}: {}",
@@ -179,6 +208,16 @@ fn look(place: &Path) {
 }
 
 #[test]
+fn a_run_in_training_has_a_page_of_its_own() {
+    let place = tempfile::tempdir().unwrap();
+    save_training(&place.path().join("runs/trained"));
+    let said = succeed(place.path(), &["report", "--out", "pages/new.html"]);
+    assert!(said.contains("reports: 0, training runs: 1"), "{said}");
+    let page = fs::read_to_string(place.path().join("pages/new.html")).unwrap();
+    assert!(page.contains("<h2>Training</h2>") && !page.contains("<h2>Models</h2>"));
+}
+
+#[test]
 fn what_is_no_report_is_named() {
     let place = tempfile::tempdir().unwrap();
     fs::create_dir(place.path().join("empty")).unwrap();
@@ -190,7 +229,7 @@ fn what_is_no_report_is_named() {
         (&["report"][..], "runs"),
         (
             &["report", "empty"],
-            "empty: the folder holds no report.json of rwkvx-eval",
+            "empty: the folder holds no report.json of rwkvx-eval and no run of rwkvx-train",
         ),
         (&["report", "none.json"], "none.json"),
         (

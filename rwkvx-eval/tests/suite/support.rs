@@ -105,14 +105,21 @@ pub(crate) fn benchmark(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// Runs the program in `place`.
-pub(crate) fn program(place: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_rwkvx-eval"))
+/// The program in `place`, which reaches nothing outside of this machine.
+pub(crate) fn command(place: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rwkvx-eval"));
+    command
         .args(arguments)
         .current_dir(place)
         .stdin(Stdio::null())
-        .output()
-        .unwrap()
+        .env("HF_ENDPOINT", "http://127.0.0.1:9")
+        .env("NO_PROXY", "127.0.0.1");
+    command
+}
+
+/// Runs the program in `place`.
+pub(crate) fn program(place: &Path, arguments: &[&str]) -> Output {
+    command(place, arguments).output().unwrap()
 }
 
 #[track_caller]

@@ -100,25 +100,26 @@ impl Choice {
         Ok(())
     }
 
+    /// The tasks named, each once, in the order of all.
     fn tasks(&self) -> Result<Vec<Task>> {
-        let all = Task::all();
-        if self.task == ["all"] {
-            return Ok(all);
+        let mut tasks = Task::all();
+        let is_task = |name: &str| name == "all" || tasks.iter().any(|task| task.name == name);
+        if let Some(name) = self.task.iter().find(|name| !is_task(name)) {
+            let names: Vec<&str> = tasks.iter().map(|task| task.name.as_str()).collect();
+            return Err(option(
+                "--task",
+                format!(
+                    "there is no {name:?}; there are {}, and all",
+                    names.join(", ")
+                ),
+            ));
         }
-        let named = |name: &String| {
-            let found = all.iter().find(|task| task.name == *name).cloned();
-            found.ok_or_else(|| {
-                let names: Vec<&str> = all.iter().map(|task| task.name.as_str()).collect();
-                option(
-                    "--task",
-                    format!(
-                        "there is no {name:?}; there are {}, and all",
-                        names.join(", ")
-                    ),
-                )
-            })
-        };
-        self.task.iter().map(named).collect()
+        tasks.retain(|task| {
+            self.task
+                .iter()
+                .any(|name| *name == task.name || name == "all")
+        });
+        Ok(tasks)
     }
 
     /// Where a task's files are.

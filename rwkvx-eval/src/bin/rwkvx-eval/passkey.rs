@@ -49,7 +49,7 @@ impl Passkey {
             Ok((settings.clone(), answers?))
         })?;
         let remark = format!(
-            "{} depths, {} keys; lengths are nominal, 3.75 characters a token",
+            "depths: {}, keys: {}; lengths are nominal, 3.75 characters a token",
             settings.depths, settings.samples
         );
         finish(&reported, &remark, common)

@@ -101,10 +101,15 @@ fn print_table(scores: &Scores) {
             println!("{:>10}{:>12}", Length(at.length), 0);
         }
     }
-    if let Some(long_ppl) = &scores.long_ppl {
-        println!(
+    match &scores.long_ppl {
+        None => {}
+        Some(none) if none.key_tokens == 0 => println!(
+            "\nno LongPPL: none of {} tokens needs the long context",
+            none.tokens
+        ),
+        Some(long_ppl) => println!(
             "\nLongPPL {:.3} over {} key tokens of {}",
             long_ppl.perplexity, long_ppl.key_tokens, long_ppl.tokens
-        );
+        ),
     }
 }

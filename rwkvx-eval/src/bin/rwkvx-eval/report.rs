@@ -1,5 +1,6 @@
 //! `rwkvx-eval report`.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -9,7 +10,7 @@ use serde_json::json;
 
 #[derive(Args)]
 pub(crate) struct Report {
-    /// Reports, or folders that are searched for report.json
+    /// Reports, or folders that are searched for report.json and for runs of rwkvx-train
     #[arg(value_name = "PATH", default_value = runs::RUNS)]
     paths: Vec<PathBuf>,
     /// Heading of the page
@@ -30,11 +31,24 @@ impl Report {
             Some(file) => file.to_path_buf(),
             None => PathBuf::from(PAGE),
         };
+        if let Some(folder) = out.parent() {
+            fs::create_dir_all(folder).map_err(|error| Error::Io {
+                path: folder.to_path_buf(),
+                error,
+            })?;
+        }
         write_beside(&out, |file| file.write_all(html.as_bytes())).map_err(Error::from)?;
+        let (reports, trainings) = (sources.reports.len(), sources.trainings.len());
         if as_json {
-            println!("{}", json!({ "page": out, "reports": sources.len() }));
+            println!(
+                "{}",
+                json!({ "page": out, "reports": reports, "training_runs": trainings })
+            );
         } else {
-            println!("{} reports on one page: {}", sources.len(), out.display());
+            println!(
+                "reports: {reports}, training runs: {trainings}; the page is {}",
+                out.display()
+            );
         }
         Ok(())
     }

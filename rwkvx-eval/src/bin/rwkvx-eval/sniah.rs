@@ -98,7 +98,7 @@ impl Sniah {
             None => "generated".to_owned(),
         };
         let remark = format!(
-            "{} depths, {} questions each, seed {}; noise as RULER's, essays {essays_from}",
+            "depths: {}, questions for each: {}, seed {}; noise as RULER's, essays {essays_from}",
             settings.depths, settings.samples, settings.seed
         );
         let reported = ask_each::<B, _, _>(common, device, "sniah", |loaded, directory| {
