@@ -5,13 +5,15 @@
 //! other. An answer is right if every token of it is the likeliest after the text before it, the right answers to the questions before
 //! included: it is what the model would have said there.
 
+use std::collections::BTreeMap;
+
 use indicatif::ProgressBar;
 use rwkvx_datasets::Tokenizer;
 use rwkvx_datasets::needles::{FactsSpec, FactsText, ValueWeights};
 use rwkvx_model::ScoredText;
 use serde::{Deserialize, Serialize};
 
-use crate::grid::Answer;
+use crate::grid::{Answer, Count};
 use crate::language_model::Scorer;
 use crate::lengths::rising;
 use crate::{Error, Result};
@@ -47,6 +49,20 @@ impl Settings {
 /// The task of so many facts, as answers name it.
 pub fn task(facts: usize) -> String {
     format!("{facts} facts")
+}
+
+/// Right answers at one length by the number of facts.
+pub fn by_number(answers: &[Answer], length: usize) -> BTreeMap<usize, Count> {
+    let mut counts = BTreeMap::new();
+    for answer in answers.iter().filter(|answer| answer.length == length) {
+        let number = answer.task.split(' ').next().and_then(|it| it.parse().ok());
+        if let Some(number) = number {
+            let count: &mut Count = counts.entry(number).or_default();
+            count.correct += usize::from(answer.correct);
+            count.asked += 1;
+        }
+    }
+    counts
 }
 
 /// Asks everything, few facts and short texts first. Numbers of facts that do not fit a length are left out there. The depths of

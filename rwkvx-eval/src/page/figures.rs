@@ -6,7 +6,8 @@ use super::models::Model;
 use super::svg::{self, Axes, Line};
 use super::{paper, tables};
 use crate::latency::Point;
-use crate::{perplexity, table};
+use crate::lengths::Length;
+use crate::{facts, perplexity, table};
 
 /// Tables of right answers by length, of each task that was asked.
 pub(super) fn needles(models: &[Model]) -> Vec<Field> {
@@ -22,6 +23,38 @@ pub(super) fn needles(models: &[Model]) -> Vec<Field> {
             Some(context! { title, table => Serde(table) })
         })
         .collect()
+}
+
+/// Right answers by the number of facts in a text: a table, and a chart for each length.
+pub(super) fn facts(models: &[Model]) -> Option<Field> {
+    let table = tables::facts(models)?;
+    let answers = models.iter().flat_map(|model| model.facts.iter().cloned());
+    let lengths = table::lengths(&answers.collect::<Vec<_>>());
+    let axes = Axes {
+        across: "facts",
+        doubling: true,
+        unit: "percent",
+        from_zero: true,
+    };
+    let charts: Vec<Field> = lengths
+        .into_iter()
+        .map(|length| {
+            let lines: Vec<Line> = models
+                .iter()
+                .map(|model| Line {
+                    name: model.name.clone(),
+                    points: facts::by_number(&model.facts, length)
+                        .into_iter()
+                        .map(|(facts, count)| (facts as f64, 100.0 * count.share()))
+                        .collect(),
+                })
+                .filter(|line| !line.points.is_empty())
+                .collect();
+            let title = format!("{} tokens, percent right", Length(length));
+            chart(&title, &lines, &axes)
+        })
+        .collect();
+    Some(context! { table => Serde(table), charts })
 }
 
 /// Heat maps of every model, benchmark and task.

@@ -125,6 +125,7 @@ pub fn render(sources: &Sources, title: &str) -> Result<String> {
             short => tables::short(&models).map(Serde),
             partial => Serde(partial),
             needles => figures::needles(&models),
+            facts => figures::facts(&models),
             maps => figures::maps(&models),
             perplexity => figures::long_texts(&models),
             latency => figures::speed(&models),

@@ -16,6 +16,7 @@ pub(super) struct Model {
     /// Answers of needle benchmarks, by benchmark.
     pub(super) sniah: Vec<Answer>,
     pub(super) passkey: Vec<Answer>,
+    pub(super) facts: Vec<Answer>,
     pub(super) perplexity: Option<perplexity::Scores>,
     pub(super) latency: Vec<Point>,
     /// Benchmarks of which only the first questions were asked, and how many.
@@ -35,6 +36,7 @@ pub(super) fn index_of(models: &mut Vec<Model>, info: ModelInfo) -> usize {
             lambada: None,
             sniah: Vec::new(),
             passkey: Vec::new(),
+            facts: Vec::new(),
             perplexity: None,
             latency: Vec::new(),
             partial: Vec::new(),
@@ -62,6 +64,7 @@ impl Model {
             }
             "sniah" => replace(&mut self.sniah, source.field("result")?),
             "passkey" => replace(&mut self.passkey, source.field("result")?),
+            "facts" => replace(&mut self.facts, source.field("result")?),
             "perplexity" => self.perplexity = Some(source.field("result")?),
             "latency" => {
                 let points = source.report["result"]["points"].clone();

@@ -9,6 +9,7 @@ use crate::grid::Count;
 use crate::latency::Point;
 use crate::lengths::Length;
 use crate::statistics::Mean;
+use crate::{facts, table};
 
 pub(super) fn models(models: &[Model]) -> Table {
     let columns = [
@@ -114,6 +115,40 @@ pub(super) fn short(models: &[Model]) -> Option<Table> {
             .map(str::to_owned)
             .collect(),
         rows,
+    })
+}
+
+/// Right answers by the number of facts, a row for each model and length.
+pub(super) fn facts(models: &[Model]) -> Option<Table> {
+    let mut rows = Vec::new();
+    for model in models {
+        for length in table::lengths(&model.facts) {
+            let name = format!("{}, {} tokens", model.name, Length(length));
+            rows.push((name, facts::by_number(&model.facts, length)));
+        }
+    }
+    let numbers = rows.iter().flat_map(|(_, counts)| counts.keys().copied());
+    let numbers: BTreeSet<usize> = numbers.collect();
+    (!rows.is_empty()).then(|| Table {
+        corner: "facts",
+        columns: numbers.iter().map(usize::to_string).collect(),
+        rows: rows
+            .into_iter()
+            .map(|(name, counts)| Row {
+                name,
+                ours: true,
+                cells: numbers
+                    .iter()
+                    .map(|number| {
+                        let count = counts.get(number)?;
+                        Some(Cell {
+                            text: format!("{:.1}", 100.0 * count.share()),
+                            note: Some(format!("of {}", count.asked)),
+                        })
+                    })
+                    .collect(),
+            })
+            .collect(),
     })
 }
 

@@ -49,6 +49,10 @@ fn page(place: &Path) -> String {
                 ],
             ),
             (
+                "facts",
+                &["facts", "--facts", "2,4", "--len", "500,1K", "--texts", "2"],
+            ),
+            (
                 "perplexity",
                 &[
                     "perplexity",
@@ -78,7 +82,7 @@ fn page(place: &Path) -> String {
     save_training(&place.join("results/trained"));
 
     let said = succeed(place, &["report", "results", "--title", "Small <models>"]);
-    assert!(said.contains("reports: 11, training runs: 1"), "{said}");
+    assert!(said.contains("reports: 13, training runs: 1"), "{said}");
     fs::read_to_string(place.join("report.html")).unwrap()
 }
 
@@ -124,6 +128,10 @@ fn the_page_holds_every_result_beside_the_papers() {
         "of 3</small>",
         "demo-1: number",
         "demo-1-2: passkey protocol",
+        "Many facts in one text",
+        "demo-1, 1K tokens",
+        "of 8</small>",
+        "500 tokens, percent right",
         "Loss by position",
         "nats at 400",
         "demo-1, rwkv7",
@@ -139,8 +147,8 @@ fn the_page_holds_every_result_beside_the_papers() {
     }
     // Three tasks and the passkey protocol of two readings.
     assert_eq!(page.matches("<svg class=map").count(), 8);
-    assert_eq!(page.matches("<svg class=chart").count(), 8);
-    assert_eq!(page.matches("<details>").count(), 12);
+    assert_eq!(page.matches("<svg class=chart").count(), 10);
+    assert_eq!(page.matches("<details>").count(), 14);
     // It needs nothing from elsewhere, and runs nothing.
     for part in ["<script", "src=", "@import", "url("] {
         assert!(!page.contains(part), "`{part}` is on the page");
