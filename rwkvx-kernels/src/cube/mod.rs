@@ -3,6 +3,7 @@
 //! Kernels index their arguments as dense row-major buffers. Inputs are made contiguous on the way in; outputs are allocated
 //! dense here, because Burn's own allocation pads rows on CUDA.
 
+pub(crate) mod rows;
 pub(crate) mod warp;
 
 use burn::tensor::backend::Backend;
