@@ -12,6 +12,7 @@ use crate::known_gradient;
 use crate::layer_norm;
 use crate::pointwise::{self, Pointwise};
 use crate::project::{self, WeightLayout};
+use crate::sample::{self, Draw, Sampled};
 use crate::sparse_attention::{self, AttentionGradient, CachedRows, ChunkTopK};
 use crate::time_mix::{self, KeyInputs, Keys, OutputInputs, TimeMixBackward, ValueInputs};
 use crate::wkv7::{self, Wkv7Gradient, Wkv7Inputs, Wkv7Output};
@@ -175,6 +176,15 @@ pub trait KernelBackend: Backend {
         l2_wrap: f64,
     ) -> Tensor<Self, 2> {
         cross_entropy::reference::cross_entropy_gradient(logits, targets, losses, shares, l2_wrap)
+    }
+
+    /// A token of each row of logits; see [`sample`](crate::sample()).
+    fn sample(
+        logits: Tensor<Self, 2>,
+        counts: Option<Tensor<Self, 2>>,
+        draws: &[Option<Draw>],
+    ) -> Sampled<Self> {
+        sample::reference::sample(logits, counts, draws)
     }
 
     /// A number with a gradient that is known; see [`with_gradient`](crate::with_gradient).
@@ -341,6 +351,14 @@ where
         l2_wrap: f64,
     ) -> Tensor<Self, 2> {
         cross_entropy::cube::cross_entropy_gradient(logits, targets, losses, shares, l2_wrap)
+    }
+
+    fn sample(
+        logits: Tensor<Self, 2>,
+        counts: Option<Tensor<Self, 2>>,
+        draws: &[Option<Draw>],
+    ) -> Sampled<Self> {
+        sample::cube::sample(logits, counts, draws)
     }
 }
 

@@ -14,6 +14,7 @@ use burn_ir::{InitOperationIr, OperationIr};
 
 use crate::KernelBackend;
 use crate::cross_entropy::RowLosses;
+use crate::sample::{Draw, Sampled};
 use crate::sparse_attention::{
     AttentionGradient, AttentionGrads, AttentionInputs, CachedRows, ChunkTopK,
 };
@@ -241,6 +242,18 @@ impl<B: KernelBackend + FusionBackend> KernelBackend for Fusion<B> {
         outer(B::cross_entropy_gradient(
             logits, targets, losses, shares, l2_wrap,
         ))
+    }
+
+    fn sample(
+        logits: Tensor<Self, 2>,
+        counts: Option<Tensor<Self, 2>>,
+        draws: &[Option<Draw>],
+    ) -> Sampled<Self> {
+        let sampled = B::sample(inner(logits), counts.map(inner), draws);
+        Sampled {
+            ids: outer_int(sampled.ids),
+            counts: sampled.counts.map(outer),
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 //! * [`token_shift`], [`prepare_keys`], [`mix_value`] and [`gate_output`]: what a time mix does around its recurrence;
 //! * [`cross_entropy_rows`] and [`cross_entropy_gradient`]: loss and gradient of logits that are made a piece at a time, and
 //!   [`with_gradient`], which hands gradients made that way to autodiff;
+//! * [`sample`](sample()): from logits to tokens, with penalties, cuts and temperature;
 //!
 //! and the element-wise functions [`sigmoid`], [`tanh`] and [`squared_relu`].
 //!
@@ -34,6 +35,7 @@ mod layer_norm;
 mod padding;
 mod pointwise;
 mod project;
+mod sample;
 mod shapes;
 mod sparse_attention;
 mod time_mix;
@@ -45,6 +47,7 @@ pub use known_gradient::with_gradient;
 pub use layer_norm::layer_norm;
 pub use pointwise::{Pointwise, sigmoid, squared_relu, tanh};
 pub use project::{WeightLayout, int8_group, int8_scheme, project};
+pub use sample::{BANNED, Draw, NONE_LEFT, NOT_A_NUMBER, Sampled, sample, sample_row};
 pub use sparse_attention::{
     AttentionBackward, AttentionForward, AttentionGradient, AttentionGrads, AttentionInputs,
     CacheBudget, CacheContents, CachedRows, ChunkTopK, KvCache, sparse_attention,
@@ -62,6 +65,7 @@ pub mod reference {
     pub use crate::cross_entropy::reference::{cross_entropy_gradient, cross_entropy_rows};
     pub use crate::layer_norm::reference::layer_norm;
     pub use crate::project::reference::project;
+    pub use crate::sample::reference::sample;
     pub use crate::sparse_attention::budget::most_observed;
     pub use crate::sparse_attention::reference::{attend as attend_cached, sparse_attention};
     pub use crate::time_mix::reference::{gate_output, mix_value, prepare_keys, token_shift};

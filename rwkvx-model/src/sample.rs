@@ -1,10 +1,11 @@
 //! From logits to the next token.
 
-use std::collections::BTreeMap;
-
+use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Int, Tensor, TensorData};
 use rand::Rng;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use rwkvx_kernels::{BANNED, Draw, KernelBackend, NONE_LEFT, NOT_A_NUMBER, sample, sample_row};
 
 use crate::Error;
 
@@ -79,12 +80,12 @@ impl SamplerConfig {
 /// Chooses tokens one after another and remembers them for the penalties.
 ///
 /// As in the `rwkv` package: penalties and bans change the logits, top-p and top-k cut the probabilities, and the
-/// temperature then reshapes what is left.
+/// temperature then reshapes what is left. [`sample`](rwkvx_kernels::sample()) defines it to the last bit.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     config: SamplerConfig,
-    /// Decayed count of every token chosen so far.
-    occurrences: BTreeMap<u32, f32>,
+    /// Decayed count of every token chosen so far, [`BANNED`] for some; empty before the first and where nothing is penalised or banned.
+    counts: Vec<f32>,
     rng: ChaCha8Rng,
 }
 
@@ -98,125 +99,112 @@ impl Sampler {
         let rng = ChaCha8Rng::seed_from_u64(config.seed);
         Ok(Self {
             config,
-            occurrences: BTreeMap::new(),
+            counts: Vec::new(),
             rng,
         })
-    }
-
-    /// Whether it always takes the likeliest token of the model.
-    pub(crate) fn is_greedy(&self) -> bool {
-        let config = &self.config;
-        config.temperature == 0.0
-            && config.presence_penalty == 0.0
-            && config.frequency_penalty == 0.0
-            && config.banned.is_empty()
     }
 
     /// Chooses a token by the logits of all, and remembers it.
     ///
     /// # Errors
     /// [`Error::Sampling`] if a logit is not a number, or every token is banned or impossible.
-    pub fn sample(&mut self, mut logits: Vec<f32>) -> Result<u32, Error> {
-        if logits.iter().any(|logit| logit.is_nan()) {
-            return Err(Error::Sampling(
-                "a logit is not a number; the weights are broken".to_owned(),
-            ));
+    pub fn sample(&mut self, logits: &[f32]) -> Result<u32, Error> {
+        let draw = self.draw();
+        if self.needs_counts() {
+            self.count_up_to(logits.len());
         }
-        self.penalise(&mut logits);
-        let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        if best == f32::NEG_INFINITY {
-            return Err(Error::Sampling(
-                "no token is left to choose; ban fewer".to_owned(),
-            ));
-        }
-        let token = if self.config.temperature == 0.0 {
-            // The lowest id wins a tie.
-            logits
-                .iter()
-                .position(|&logit| logit == best)
-                .unwrap_or_default() as u32
-        } else {
-            self.draw(&logits, best)
-        };
-        self.remember(token);
-        Ok(token)
+        chosen(sample_row(logits, &mut self.counts, &draw))
     }
 
-    fn penalise(&self, logits: &mut [f32]) {
-        for (&token, &count) in &self.occurrences {
-            if let Some(logit) = logits.get_mut(token as usize) {
-                *logit -= self.config.presence_penalty + count * self.config.frequency_penalty;
-            }
-        }
-        for &token in &self.config.banned {
-            if let Some(logit) = logits.get_mut(token as usize) {
-                *logit = f32::NEG_INFINITY;
-            }
+    /// The next draw.
+    fn draw(&mut self) -> Draw {
+        Draw {
+            temperature: self.config.temperature,
+            top_p: self.config.top_p,
+            top_k: self.config.top_k,
+            presence_penalty: self.config.presence_penalty,
+            frequency_penalty: self.config.frequency_penalty,
+            penalty_decay: self.config.penalty_decay,
+            uniform: self.rng.random(),
         }
     }
 
-    fn remember(&mut self, token: u32) {
-        for count in self.occurrences.values_mut() {
-            *count *= self.config.penalty_decay;
-        }
-        *self.occurrences.entry(token).or_default() += 1.0;
+    fn needs_counts(&self) -> bool {
+        let config = &self.config;
+        config.presence_penalty != 0.0
+            || config.frequency_penalty != 0.0
+            || !config.banned.is_empty()
     }
 
-    /// Draws from the kept tokens; `best` is the largest logit.
-    fn draw(&mut self, logits: &[f32], best: f32) -> u32 {
-        let mut weights: Vec<(u32, f64)> = logits
-            .iter()
-            .enumerate()
-            .map(|(token, &logit)| (token as u32, f64::from(logit - best).exp()))
-            .collect();
-        let total: f64 = weights.iter().map(|&(_, weight)| weight).sum();
-        self.cut(&mut weights, total);
-        let sharpness = 1.0 / f64::from(self.config.temperature);
-        let mut sum = 0.0;
-        // Relative to the likeliest, whose weight is 1, so that a low temperature does not underflow them all.
-        let cumulative: Vec<f64> = weights
-            .iter()
-            .map(|&(_, weight)| {
-                sum += weight.powf(sharpness);
-                sum
-            })
-            .collect();
-        let at = self.rng.random::<f64>() * sum;
-        let index = cumulative
-            .partition_point(|&upto| upto <= at)
-            .min(weights.len() - 1);
-        weights[index].0
-    }
-
-    /// Keeps the tokens that top-p and top-k allow, the likeliest first; all that are possible if neither cuts. Weights are relative to the likeliest
-    /// token's and sum up to `total`.
-    fn cut(&self, weights: &mut Vec<(u32, f64)>, total: f64) {
-        /// Below this weight there is hardly ever a token that is kept, and sorting them would take longest.
-        const FAINT: f64 = 1e-5;
-        let reaches = f64::from(self.config.top_p) * total;
-        let most = match self.config.top_k {
-            0 => usize::MAX,
-            most => most,
-        };
-        if reaches >= total && most == usize::MAX {
-            weights.retain(|&(_, weight)| weight > 0.0);
+    /// Makes the counts of a vocabulary, if there are none yet.
+    fn count_up_to(&mut self, vocab: usize) {
+        if self.counts.len() == vocab {
             return;
         }
-        let clear = || weights.iter().filter(|&&(_, weight)| weight >= FAINT);
-        let share: f64 = clear().map(|&(_, weight)| weight).sum();
-        if share >= reaches || clear().count() >= most {
-            weights.retain(|&(_, weight)| weight >= FAINT);
-        } else {
-            weights.retain(|&(_, weight)| weight > 0.0);
+        self.counts = vec![0.0; vocab];
+        for &token in &self.config.banned {
+            if let Some(count) = self.counts.get_mut(token as usize) {
+                *count = BANNED;
+            }
         }
-        // The sort is stable, so that ties fall to the lower id.
-        weights.sort_by(|a, b| b.1.total_cmp(&a.1));
-        let mut sum = 0.0;
-        let by_share = weights.iter().position(|&(_, weight)| {
-            sum += weight;
-            sum >= reaches
-        });
-        let by_share = by_share.map_or(weights.len(), |last| last + 1);
-        weights.truncate(by_share.min(most));
     }
+}
+
+/// The samplers of a batch while it is on the device.
+pub(crate) struct DeviceSamplers<'a, B: Backend> {
+    samplers: &'a mut [Sampler],
+    /// `[batch, vocab]`, if any of the samplers needs them.
+    counts: Option<Tensor<B, 2>>,
+}
+
+impl<'a, B: KernelBackend> DeviceSamplers<'a, B> {
+    /// Takes the counts to the device; [`finish`](Self::finish) brings them back.
+    pub(crate) fn new(samplers: &'a mut [Sampler], vocab: usize, device: &B::Device) -> Self {
+        let mut counts = None;
+        if samplers.iter().any(Sampler::needs_counts) {
+            samplers
+                .iter_mut()
+                .for_each(|sampler| sampler.count_up_to(vocab));
+            let values: Vec<f32> = samplers
+                .iter_mut()
+                .flat_map(|sampler| std::mem::take(&mut sampler.counts))
+                .collect();
+            let values = TensorData::new(values, [samplers.len(), vocab]);
+            counts = Some(Tensor::from_data(values, (device, DType::F32)));
+        }
+        Self { samplers, counts }
+    }
+
+    /// The next token of every row of `[batch, vocab]` that is going on.
+    pub(crate) fn sample(&mut self, logits: Tensor<B, 2>, going: &[bool]) -> Tensor<B, 1, Int> {
+        let draws = self.samplers.iter_mut().zip(going);
+        let draws: Vec<Option<Draw>> = draws
+            .map(|(sampler, &going)| going.then(|| sampler.draw()))
+            .collect();
+        let sampled = sample(logits, self.counts.take(), &draws);
+        self.counts = sampled.counts;
+        sampled.ids
+    }
+
+    /// Gives the counts back to the samplers.
+    pub(crate) fn finish(self) {
+        let Some(counts) = self.counts else {
+            return;
+        };
+        let [_, vocab] = counts.dims();
+        let counts: Vec<f32> = counts.into_data().iter().collect();
+        for (sampler, counts) in self.samplers.iter_mut().zip(counts.chunks_exact(vocab)) {
+            sampler.counts = counts.to_vec();
+        }
+    }
+}
+
+/// The token of what was sampled.
+pub(crate) fn chosen(sampled: i32) -> Result<u32, Error> {
+    let reason = match sampled {
+        NOT_A_NUMBER => "a logit is not a number; the weights are broken",
+        NONE_LEFT => "no token is left to choose; ban fewer",
+        token => return Ok(token.cast_unsigned()),
+    };
+    Err(Error::Sampling(reason.to_owned()))
 }

@@ -3,12 +3,12 @@
 use std::ops::ControlFlow;
 
 use burn::tensor::backend::Backend;
-use burn::tensor::{Int, Tensor, TensorData};
-use rwkvx_kernels::{CacheBudget, KernelBackend};
+use burn::tensor::{Int, Tensor, Transaction};
+use rwkvx_kernels::{CacheBudget, KernelBackend, cross_entropy_rows};
 
 use crate::Error;
 use crate::model::RwkvX;
-use crate::sample::Sampler;
+use crate::sample::{DeviceSamplers, Sampler, chosen};
 use crate::state::State;
 use crate::tokens::ids_tensor;
 
@@ -128,7 +128,7 @@ impl<B: KernelBackend> Session<B> {
     /// Goes on from what was read: chooses a token for every text by its sampler, gives it to `on_token`, and so on until an option or `on_token` ends
     /// each text. What was given out last has been read too, so that the texts can be gone on with later.
     ///
-    /// While all samplers take the likeliest tokens and no log-probabilities are wanted, only the chosen tokens leave the device.
+    /// Tokens are chosen on the device; only they and their log-probabilities leave it.
     ///
     /// # Errors
     /// If nothing was read, there are not as many samplers as texts, or a sampler cannot choose.
@@ -146,28 +146,38 @@ impl<B: KernelBackend> Session<B> {
                 samplers.len()
             )));
         }
-        let on_device = !options.log_probabilities && samplers.iter().all(Sampler::is_greedy);
-        let mut going = vec![true; batch];
+        let vocab = model.config().vocab_size;
+        let mut samplers = DeviceSamplers::new(samplers, vocab, &model.device());
+        let made = self.make(model, &mut samplers, options, &mut on_token);
+        samplers.finish();
+        made
+    }
+
+    fn make(
+        &mut self,
+        model: &RwkvX<B>,
+        samplers: &mut DeviceSamplers<'_, B>,
+        options: &GenerateOptions,
+        on_token: &mut impl FnMut(Made) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let mut going = vec![true; self.state.batch()];
         for _ in 0..options.max_tokens {
             let Some(logits) = &self.logits else {
                 return Err(Error::TokenRows(
                     "nothing was read to go on from".to_owned(),
                 ));
             };
-            let chosen = match on_device {
-                true => likeliest(logits.clone()),
-                false => choose(logits.clone(), samplers, &going, options.log_probabilities)?,
-            };
-            for (made, going) in chosen.iter().zip(&mut going).filter(|(_, going)| **going) {
-                *going = !options.stop.contains(&made.token) && on_token(*made).is_continue();
+            let ids = samplers.sample(logits.clone(), &going); // [batch]
+            let chosen = read_chosen(logits.clone(), ids.clone(), &going, options)?;
+            // A text that was ended by a stop token is left before it.
+            let mut all_stopped = true;
+            for made in chosen {
+                let stopped = options.stop.contains(&made.token);
+                all_stopped &= stopped;
+                going[made.row] = !stopped && on_token(made).is_continue();
             }
-            // Texts that have ended are gone on with unseen, as long as others need the batch; a text that was
-            // ended by a stop token is left before it.
-            let all_stopped = chosen.iter().all(|made| options.stop.contains(&made.token));
             if !all_stopped {
-                let ids = chosen.iter().map(|made| i64::from(made.token)).collect();
-                let ids = TensorData::new::<i64, _>(ids, [batch]);
-                let ids = Tensor::<B, 1, Int>::from_data(ids, &model.device());
+                // Texts that have ended are gone on with unseen, as long as others need the batch.
                 self.logits = Some(model.step(ids, &mut self.state));
             }
             if !going.contains(&true) {
@@ -178,49 +188,30 @@ impl<B: KernelBackend> Session<B> {
     }
 }
 
-/// The likeliest token of every row of `[batch, vocab]`.
-fn likeliest<B: Backend>(logits: Tensor<B, 2>) -> Vec<Made> {
-    let tokens = logits.argmax(1).into_data();
-    let tokens = tokens.iter::<u32>().enumerate();
-    let made = tokens.map(|(row, token)| Made {
-        row,
-        token,
-        log_probability: None,
-    });
-    made.collect()
-}
-
-/// A token of every row of `[batch, vocab]`, by the sampler of that row; of rows that have ended, any.
-fn choose<B: Backend>(
+/// What was chosen for the rows of `logits` `[batch, vocab]` that go on, read from the device.
+fn read_chosen<B: KernelBackend>(
     logits: Tensor<B, 2>,
-    samplers: &mut [Sampler],
+    ids: Tensor<B, 1, Int>,
     going: &[bool],
-    log_probabilities: bool,
+    options: &GenerateOptions,
 ) -> Result<Vec<Made>, Error> {
-    let [_, vocab] = logits.dims();
-    let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
-    let rows = logits.chunks_exact(vocab).zip(samplers).zip(going);
-    rows.enumerate()
-        .map(|(row, ((logits, sampler), &going))| {
-            let token = match going {
-                true => sampler.sample(logits.to_vec())?,
-                false => 0,
-            };
+    let mut read = Transaction::<B>::default().register(ids.clone());
+    if options.log_probabilities {
+        // What is no token is an error below.
+        read = read.register(cross_entropy_rows(logits, ids.clamp_min(0)).nll);
+    }
+    let data = read.execute();
+    let nll: Option<Vec<f32>> = data.get(1).map(|nll| nll.iter().collect());
+    let rows = data[0].iter::<i32>().enumerate();
+    rows.filter(|&(row, _)| going[row])
+        .map(|(row, id)| {
             Ok(Made {
                 row,
-                token,
-                log_probability: (going && log_probabilities)
-                    .then(|| log_probability(logits, token)),
+                token: chosen(id)?,
+                log_probability: nll.as_ref().map(|nll| -nll[row]),
             })
         })
         .collect()
-}
-
-/// `log softmax` of the logits at a token.
-fn log_probability(logits: &[f32], token: u32) -> f32 {
-    let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&x| f64::from(x - best).exp()).sum();
-    (f64::from(logits[token as usize] - best) - sum.ln()) as f32
 }
 
 /// Reads `prompt` and gives every further token to `on_token` as soon as it is chosen, until an option or `on_token` ends it.

@@ -4,56 +4,11 @@
 //! statistics are joined as a tree through shared memory, always in the same order.
 
 use burn::tensor::{DType, Int as Integer, Tensor};
-use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
-use cubecl::client::ComputeClient;
 use cubecl::prelude::*;
 
 use super::RowLosses;
+use crate::cube::rows::Grid;
 use crate::cube::{CubeMemory, allocate, allocate_like, dense, dense_int, tensor};
-
-/// Most units that share a row; a power of two. A large device needs this many, as a piece of logits has only some hundred rows.
-const UNITS: usize = 1024;
-/// Fewest units: those of a plane.
-const FEWEST_UNITS: usize = 32;
-/// Cubes that every device can count along an axis.
-const CUBES: usize = 65535;
-
-/// How `[rows, vocab]` is cut.
-struct Grid<R: CubeRuntime> {
-    client: ComputeClient<R>,
-    rows: usize,
-    /// Logits per vector.
-    vector: usize,
-    /// Vectors per row.
-    columns: usize,
-    /// Units per cube, a power of two.
-    units: usize,
-}
-
-impl<R: CubeRuntime> Grid<R> {
-    fn new(logits: &CubeTensor<R>, [rows, vocab]: [usize; 2]) -> Self {
-        let vector = if vocab.is_multiple_of(4) { 4 } else { 1 };
-        let columns = vocab / vector;
-        let client = logits.client.clone();
-        let most = client.properties().hardware.max_units_per_cube as usize;
-        let most = UNITS.min(1 << most.ilog2());
-        Self {
-            rows,
-            vector,
-            columns,
-            units: columns.next_power_of_two().clamp(FEWEST_UNITS, most),
-            client,
-        }
-    }
-
-    fn cubes(&self) -> CubeCount {
-        CubeCount::Static(self.rows.min(CUBES) as u32, 1, 1)
-    }
-
-    fn units(&self) -> CubeDim {
-        CubeDim::new_1d(self.units as u32)
-    }
-}
 
 /// The body of [`KernelBackend::cross_entropy_rows`](crate::KernelBackend::cross_entropy_rows).
 pub(crate) fn cross_entropy_rows<B: CubeMemory>(

@@ -4,6 +4,7 @@
 //! dense here, because Burn's own allocation pads rows on CUDA.
 
 pub(crate) mod devices;
+pub(crate) mod rows;
 pub(crate) mod warp;
 
 use burn::tensor::backend::Backend;

@@ -1,7 +1,7 @@
 //! The operators under Burn's fusion give what they give without.
 
 use crate::support::Native;
-use crate::{attention_golden, cross_entropy, time_mix, wkv7_golden};
+use crate::{attention_golden, cross_entropy, sample, time_mix, wkv7_golden};
 
 type Fused = Native<burn_fusion::Fusion<crate::Vulkan>>;
 
@@ -23,4 +23,9 @@ fn time_mix() {
 #[test]
 fn cross_entropy() {
     cross_entropy::losses_and_gradients_are_those_of_the_equations::<Fused>();
+}
+
+#[test]
+fn sample() {
+    sample::counts_are_kept_from_token_to_token::<Fused>();
 }

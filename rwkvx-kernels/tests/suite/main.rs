@@ -12,6 +12,7 @@ mod layer_norm;
 mod oracle;
 mod pointwise;
 mod project;
+mod sample;
 mod support;
 mod time_mix;
 mod wkv7_golden;

@@ -6,8 +6,34 @@ use std::sync::Arc;
 use burn::tensor::{AllocationProperty, Bytes};
 use memmap2::Mmap;
 
-/// A whole file as memory.
-pub(super) struct Map {
+/// A file as memory, mapped when a part of it is first asked for.
+#[derive(Default)]
+pub(super) struct FileMap(Option<Map>);
+
+impl FileMap {
+    /// So many bytes of `file` from `start` on, without a copy; `None` if they do not lie in the file or not at a multiple of `align`, or numbers
+    /// are stored the other way round than this machine has them.
+    pub(super) fn part(
+        &mut self,
+        file: &File,
+        start: u64,
+        length: usize,
+        align: usize,
+    ) -> std::io::Result<Option<Bytes>> {
+        let map = match self.0.take() {
+            Some(map) => map,
+            None => Map::open(file)?,
+        };
+        let map = self.0.insert(map);
+        let start = usize::try_from(start).unwrap_or(usize::MAX);
+        Ok(match cfg!(target_endian = "little") {
+            true => map.part(start, length, align),
+            false => None,
+        })
+    }
+}
+
+struct Map {
     #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     map: Arc<Mmap>,
     bytes: bytes::Bytes,
@@ -23,7 +49,7 @@ impl AsRef<[u8]> for Owner {
 }
 
 impl Map {
-    pub(super) fn open(file: &File) -> std::io::Result<Self> {
+    fn open(file: &File) -> std::io::Result<Self> {
         // SAFETY: the mapping is read only. As with every mapping, who changes the file in place changes what is read; checkpoints are
         // written beside and renamed, which leaves this one as it is.
         let map = Arc::new(unsafe { Mmap::map(file) }?);
@@ -31,8 +57,7 @@ impl Map {
         Ok(Self { map, bytes })
     }
 
-    /// So many bytes from `start` on, without a copy; `None` if they do not lie in the file or not at a multiple of `align`.
-    pub(super) fn part(&self, start: usize, length: usize, align: usize) -> Option<Bytes> {
+    fn part(&self, start: usize, length: usize, align: usize) -> Option<Bytes> {
         let end = start.checked_add(length)?;
         let part = self.bytes.get(start..end)?;
         if !part.as_ptr().addr().is_multiple_of(align) {

@@ -160,8 +160,8 @@ pub fn load<B: Backend>(
 /// Loads a model for inference: matrices keep the number format they are stored in where the device has it, which saves memory and the
 /// time to read them for every token. Vectors become f32. Such a model is not for training.
 ///
-/// Floats of `.safetensors` files are not even copied on CPUs: the file is mapped into memory. It must not be changed in place while the model is in
-/// use; writing beside and renaming, as [`save`] does, is safe.
+/// Such floats are not even copied on CPUs: the file is mapped into memory. It must not be changed in place while the model is in use; writing beside
+/// and renaming, as [`save`] does, is safe.
 ///
 /// # Errors
 /// As [`load`].

@@ -8,7 +8,7 @@ use ::safetensors::tensor::{Dtype, Metadata as Header};
 use burn::tensor::{Bytes, DType, TensorData};
 
 use super::convert::{ReadFloats, read_f32, read_floats, read_int8};
-use super::map::Map;
+use super::map::FileMap;
 use super::save::{Description, ENTRY};
 use super::{Metadata, StoredDtype, StoredTensor, format_error};
 use crate::Error;
@@ -25,8 +25,7 @@ pub(super) struct SafetensorsFile {
     starts: Vec<u64>,
     description: Option<Description>,
     metadata: Metadata,
-    /// The file in memory, once a tensor was asked for as it is.
-    map: Option<Map>,
+    map: FileMap,
 }
 
 impl SafetensorsFile {
@@ -103,7 +102,7 @@ impl SafetensorsFile {
             starts,
             description,
             metadata,
-            map: None,
+            map: FileMap::default(),
         })
     }
 
@@ -140,25 +139,17 @@ impl SafetensorsFile {
         self.read_by(index, read_int8)
     }
 
-    /// The bytes of a tensor of floats in the mapped file; `None` where numbers are stored the other way round or not aligned.
+    /// The bytes of a tensor of floats in the mapped file, where they can be used there.
     fn mapped(&mut self, index: usize) -> Result<Option<Bytes>, Error> {
         let tensor = &self.tensors[index];
         let size = tensor.dtype.size().unwrap_or(1);
         let length = size * tensor.shape.iter().product::<usize>();
-        let map = match self.map.take() {
-            Some(map) => map,
-            None => Map::open(&self.file).map_err(|error| Error::Io {
+        self.map
+            .part(&self.file, self.starts[index], length, size)
+            .map_err(|error| Error::Io {
                 path: self.path.clone(),
                 error,
-            })?,
-        };
-        let start = usize::try_from(self.starts[index]).unwrap_or(usize::MAX);
-        let part = match cfg!(target_endian = "little") {
-            true => map.part(start, length, size),
-            false => None,
-        };
-        self.map = Some(map);
-        Ok(part)
+            })
     }
 
     fn read_by<T>(

@@ -10,6 +10,9 @@ use rwkvx_model::checkpoint::{
 use safetensors::SafeTensors;
 use tempfile::TempDir;
 
+use crate::checkpoint::published;
+use crate::golden::values;
+use crate::support::pth::pth;
 use crate::support::{
     Flex, Golden, NdArray, assert_close, data, distance, golden_model, golden_options, host,
     on_backends,
@@ -77,6 +80,17 @@ fn a_published_bf16_checkpoint_gives_the_golden_logits<B: KernelBackend>() {
     let widened = checkpoint::load::<B>(&path, &golden_options(), &Default::default());
     let found = logits(&as_stored::<B>(&path));
     assert_close("bf16 .pth", &found, &logits(&widened.unwrap().model));
+}
+
+#[test]
+fn a_pth_loads_alike_whether_its_storages_can_be_used_where_they_lie_or_not() {
+    let model = golden_model::<Flex>("rwkvx_tiny.pth");
+    assert!(values(&as_stored::<Flex>(&data("rwkvx_tiny.pth"))) == values(&model));
+    // Names of any length come before the storages of this one.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.pth");
+    std::fs::write(&path, pth(&published(&model))).unwrap();
+    assert!(values(&as_stored::<Flex>(&path)) == values(&model));
 }
 
 #[test]

@@ -29,6 +29,7 @@ fn sampler(temperature: f32, seed: u64) -> Sampler {
         temperature,
         top_p: 0.9,
         presence_penalty: 0.2,
+        frequency_penalty: 0.1,
         seed,
         ..SamplerConfig::default()
     })
@@ -165,7 +166,7 @@ fn greedily(
 }
 
 #[test]
-fn the_device_chooses_what_the_host_would() {
+fn the_likeliest_tokens_are_those_whether_or_not_their_probabilities_are_told() {
     let model = golden_model::<Flex>("rwkvx_tiny.pth");
     let rows = rows("rwkvx_tiny");
     let by = |log_probabilities: bool| {
@@ -181,6 +182,30 @@ fn the_device_chooses_what_the_host_would() {
     let expected = greedy(&model, &rows, 20, |_| false, |_| ()).unwrap();
     assert_eq!(by(false), expected);
     assert_eq!(by(true), expected);
+}
+
+#[test]
+fn samplers_remember_from_call_to_call() {
+    let model = golden_model::<Flex>("rwkvx_tiny.pth");
+    let rows = rows("rwkvx_tiny");
+    let by = |calls: &[usize]| {
+        let mut session = Session::new(&model, rows.len(), None);
+        session.read(&model, &rows, |_| ()).unwrap();
+        let mut samplers = [sampler(0.0, 0), sampler(1.0, 1)];
+        let mut texts = vec![Vec::new(); rows.len()];
+        for &max_tokens in calls {
+            let more = made(&model, &mut session, &mut samplers, max_tokens);
+            for (text, more) in texts.iter_mut().zip(more) {
+                text.extend(tokens(&more));
+            }
+        }
+        texts
+    };
+    let whole = by(&[30]);
+    assert_eq!(by(&[1, 12, 17]), whole);
+    // The penalties matter here.
+    let unpenalised = greedy(&model, &rows, 30, |_| false, |_| ()).unwrap();
+    assert_ne!(whole[0], unpenalised[0]);
 }
 
 #[test]

@@ -13,7 +13,7 @@ fn shares(config: SamplerConfig, logits: &[f32]) -> Vec<f64> {
     let mut sampler = Sampler::new(config).unwrap();
     let mut counts = vec![0; logits.len()];
     for _ in 0..DRAWS {
-        counts[sampler.sample(logits.to_vec()).unwrap() as usize] += 1;
+        counts[sampler.sample(logits).unwrap() as usize] += 1;
     }
     counts
         .into_iter()
@@ -46,7 +46,7 @@ fn logits(probabilities: &[f32]) -> Vec<f32> {
 #[test]
 fn temperature_zero_takes_the_likeliest_and_the_lower_id_of_a_tie() {
     let mut sampler = Sampler::new(SamplerConfig::default()).unwrap();
-    assert_eq!(sampler.sample(vec![0.0, 3.0, 1.0, 3.0]).unwrap(), 1);
+    assert_eq!(sampler.sample(&[0.0, 3.0, 1.0, 3.0]).unwrap(), 1);
 }
 
 #[test]
@@ -101,9 +101,7 @@ fn top_k_keeps_so_many() {
 fn penalties_hit_what_has_occurred_and_fade() {
     let greedy = |config: SamplerConfig, logits: &[f32], n: usize| -> Vec<u32> {
         let mut sampler = Sampler::new(config).unwrap();
-        (0..n)
-            .map(|_| sampler.sample(logits.to_vec()).unwrap())
-            .collect()
+        (0..n).map(|_| sampler.sample(logits).unwrap()).collect()
     };
     let presence = SamplerConfig {
         presence_penalty: 1.0,
@@ -140,7 +138,7 @@ fn the_seed_decides_the_draws() {
     let draws = |seed| {
         let mut sampler = Sampler::new(SamplerConfig { seed, ..warm() }).unwrap();
         (0..50)
-            .map(|_| sampler.sample(vec![0.0; 100]).unwrap())
+            .map(|_| sampler.sample(&[0.0; 100]).unwrap())
             .collect::<Vec<_>>()
     };
     assert_eq!(draws(1), draws(1));
@@ -202,11 +200,11 @@ fn impossible_options_and_logits_are_errors() {
     })
     .unwrap();
     assert!(matches!(
-        sampler.sample(vec![1.0, 2.0]),
+        sampler.sample(&[1.0, 2.0]),
         Err(Error::Sampling(_))
     ));
     assert!(matches!(
-        sampler.sample(vec![1.0, 2.0, f32::NAN]),
+        sampler.sample(&[1.0, 2.0, f32::NAN]),
         Err(Error::Sampling(_))
     ));
 }

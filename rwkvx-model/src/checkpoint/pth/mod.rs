@@ -13,10 +13,11 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, TensorData};
-use zip::ZipArchive;
+use zip::{CompressionMethod, ZipArchive};
 
 use self::tensor_ref::TensorRef;
 use super::convert::{ReadFloats, read_f32, read_floats};
+use super::map::FileMap;
 use super::{StoredTensor, format_error};
 use crate::Error;
 
@@ -24,6 +25,9 @@ use crate::Error;
 pub(super) struct PthFile {
     path: PathBuf,
     archive: ZipArchive<BufReader<File>>,
+    /// The file of the archive.
+    file: File,
+    map: FileMap,
     /// Index in the archive of every storage, by its key in the pickle.
     storages: HashMap<String, usize>,
     tensors: Vec<StoredTensor>,
@@ -38,8 +42,8 @@ impl PthFile {
         };
         let file = File::open(path).map_err(io)?;
         let file_length = file.metadata().map_err(io)?.len();
-        let mut archive =
-            ZipArchive::new(BufReader::new(file)).map_err(|error| damaged(path, error))?;
+        let reader = BufReader::new(file.try_clone().map_err(io)?);
+        let mut archive = ZipArchive::new(reader).map_err(|error| damaged(path, error))?;
 
         // Everything lies in one folder, named after the file it was first saved to.
         let pickle = archive
@@ -106,6 +110,8 @@ impl PthFile {
         Ok(Self {
             path: path.to_owned(),
             archive,
+            file,
+            map: FileMap::default(),
             storages,
             tensors,
             places,
@@ -116,7 +122,8 @@ impl PthFile {
         &self.tensors
     }
 
-    /// The values of a tensor in the order of its shape, as f32 or as they are, where they fill a storage. The storage's checksum is verified.
+    /// The values of a tensor in the order of its shape, as f32 or as they are, where they fill a storage. What stays as it is stays in the file, which is
+    /// mapped into memory, if it is aligned there, as PyTorch writes it. The storage's checksum is verified.
     pub(super) fn read(&mut self, index: usize, keep: bool) -> Result<TensorData, Error> {
         let (tensor, place) = (&self.tensors[index], &self.places[index]);
         let bad = |reason: String| {
@@ -146,9 +153,28 @@ impl PthFile {
                 place.dtype
             )));
         }
-        let (dtype, read): (_, ReadFloats) = match place.dtype.float() {
-            Some(dtype) if keep && place.is_whole_storage() => (dtype, read_floats),
-            _ => (DType::F32, read_f32),
+        let kept = place
+            .dtype
+            .float()
+            .filter(|_| keep && place.is_whole_storage());
+        if let (Some(dtype), Some(start)) = (kept, entry.data_start())
+            && entry.compression() == CompressionMethod::Stored
+        {
+            let (length, crc) = (dtype.size() * place.storage_length, entry.crc32());
+            let part = self
+                .map
+                .part(&self.file, start, length, dtype.size())
+                .map_err(|error| bad(error.to_string()))?;
+            if let Some(part) = part {
+                if crc32fast::hash(&part) != crc {
+                    return Err(bad("its checksum is another; get the file again".to_owned()));
+                }
+                return Ok(TensorData::from_bytes(part, tensor.shape.clone(), dtype));
+            }
+        }
+        let (dtype, read): (_, ReadFloats) = match kept {
+            Some(dtype) => (dtype, read_floats),
+            None => (DType::F32, read_f32),
         };
         let values = read(&mut entry, &place.dtype, place.storage_length)
             // Only at the end of an entry is its checksum compared.

@@ -29,24 +29,37 @@ impl Place {
     }
 }
 
-/// The error of loading a file of these bytes; its text names the file.
-fn error_of(bytes: &[u8]) -> Error {
+/// The errors of loading a file of these bytes for training and for inference; their texts name the file.
+fn errors_of(bytes: &[u8]) -> [Error; 2] {
     let place = Place::with(bytes);
-    let loaded =
-        checkpoint::load::<Flex>(&place.path, &LoadOptions::default(), &Default::default());
-    let error = loaded.map(|_| ()).expect_err("a bad file loaded");
-    assert!(error.to_string().contains("model.ckpt"), "{error}");
-    assert!(error.to_string().lines().count() <= 2, "{error}");
+    let (options, device) = (LoadOptions::default(), Default::default());
+    let loaded = [
+        checkpoint::load::<Flex>(&place.path, &options, &device),
+        checkpoint::load_as_stored::<Flex>(&place.path, &options, &device),
+    ];
+    loaded.map(|loaded| {
+        let error = loaded.map(|_| ()).expect_err("a bad file loaded");
+        assert!(error.to_string().contains("model.ckpt"), "{error}");
+        assert!(error.to_string().lines().count() <= 2, "{error}");
+        error
+    })
+}
+
+/// The error of loading a file of these bytes for training.
+fn error_of(bytes: &[u8]) -> Error {
+    let [error, _] = errors_of(bytes);
     error
 }
 
 #[track_caller]
 fn assert_error(case: &str, bytes: &[u8], named: &str) {
-    let error = error_of(bytes).to_string();
-    assert!(
-        error.contains(named),
-        "{case}: `{error}` does not name `{named}`"
-    );
+    for error in errors_of(bytes) {
+        let error = error.to_string();
+        assert!(
+            error.contains(named),
+            "{case}: `{error}` does not name `{named}`"
+        );
+    }
 }
 
 #[test]

@@ -1,0 +1,187 @@
+//! What a unit reads of a row; [`rule`](crate::sample::rule) has the same for the host.
+
+use cubecl::prelude::*;
+
+use super::{Shared, Tally};
+use crate::sample::rule::{EXP2, IMPOSSIBLE, LEAST_NORMAL};
+
+/// A row of logits and what is taken from them.
+#[derive(CubeType)]
+pub(super) struct Row {
+    /// Where it starts, in vectors.
+    pub(super) first: usize,
+    /// Its vectors.
+    pub(super) columns: usize,
+    pub(super) presence: f32,
+    pub(super) frequency: f32,
+    /// The largest logit after penalties.
+    pub(super) best: f32,
+    #[cube(comptime)]
+    pub(super) units: usize,
+    /// Whether there are counts.
+    #[cube(comptime)]
+    pub(super) counted: bool,
+}
+
+#[cube]
+impl Row {
+    /// Logits after penalties; of what is impossible the least number there is.
+    fn penalised<F: Float, N: Size>(
+        &self,
+        logits: &Array<Vector<F, N>>,
+        counts: &Array<Vector<f32, N>>,
+        column: usize,
+    ) -> Vector<f32, N> {
+        let width = logits.vector_size();
+        let mut x = Vector::<f32, N>::cast_from(logits[self.first + column]);
+        #[unroll]
+        for i in 0..width {
+            if x[i] < f32::min_value() {
+                x[i] = f32::min_value();
+            }
+        }
+        if comptime!(self.counted) {
+            let count = counts[self.first + column];
+            #[unroll]
+            for i in 0..width {
+                if count[i] < 0.0 {
+                    x[i] = f32::min_value();
+                } else if count[i] > 0.0 && x[i] != f32::min_value() {
+                    // The product stays apart from the sum; see the host's.
+                    x[i] -= self.presence + max(count[i] * self.frequency, f32::min_value());
+                }
+            }
+        }
+        x
+    }
+
+    /// The largest logit of this unit's columns, as [`ordered`] has it.
+    pub(super) fn best_of_unit<F: Float, N: Size>(
+        &self,
+        logits: &Array<Vector<F, N>>,
+        counts: &Array<Vector<f32, N>>,
+    ) -> u32 {
+        let width = logits.vector_size();
+        let mut best = 0u32.runtime();
+        let mut column = UNIT_POS as usize;
+        while column < self.columns {
+            let x = self.penalised(logits, counts, column);
+            #[unroll]
+            for i in 0..width {
+                best = max(best, ordered(x[i]));
+            }
+            column += self.units;
+        }
+        best
+    }
+
+    /// The bits of the distances to the largest logit.
+    pub(super) fn distances<F: Float, N: Size>(
+        &self,
+        logits: &Array<Vector<F, N>>,
+        counts: &Array<Vector<f32, N>>,
+        column: usize,
+    ) -> Vector<u32, N> {
+        let width = logits.vector_size();
+        let x = self.penalised(logits, counts, column);
+        let mut distances = Vector::<u32, N>::new(0u32);
+        #[unroll]
+        for i in 0..width {
+            let mut bits = u32::reinterpret(self.best - x[i]);
+            if bits < LEAST_NORMAL {
+                bits = 0u32.runtime();
+            }
+            if x[i] == f32::min_value() {
+                bits = IMPOSSIBLE.runtime();
+            }
+            distances[i] = bits;
+        }
+        distances
+    }
+
+    /// What all units find up to the distance `bound`.
+    pub(super) fn tally<F: Float, N: Size>(
+        &self,
+        logits: &Array<Vector<F, N>>,
+        counts: &Array<Vector<f32, N>>,
+        shared: &mut Shared,
+        bound: u32,
+    ) -> Tally {
+        let width = logits.vector_size();
+        let mut count = 0u32.runtime();
+        let mut weight_high = 0u32.runtime();
+        let mut weight_low = 0u32.runtime();
+        let mut inside = 0u32.runtime();
+        let mut outside = IMPOSSIBLE.runtime();
+        let mut column = UNIT_POS as usize;
+        while column < self.columns {
+            let distances = self.distances(logits, counts, column);
+            #[unroll]
+            for i in 0..width {
+                let distance = distances[i];
+                if distance <= bound {
+                    let weight = weight(distance, std::f32::consts::LOG2_E);
+                    count += 1;
+                    weight_low += weight;
+                    weight_high += u32::cast_from(weight_low < weight);
+                    inside = max(inside, distance);
+                } else {
+                    outside = min(outside, distance);
+                }
+            }
+            column += self.units;
+        }
+        let mine = Tally {
+            count,
+            weight_high,
+            weight_low,
+            inside,
+            outside,
+        };
+        shared.join(&mine, self.units)
+    }
+}
+
+/// Bits in the order of the numbers; the largest for what is infinite or no number.
+#[cube]
+pub(super) fn ordered(x: f32) -> u32 {
+    let bits = u32::reinterpret(x);
+    let mut key = bits | 0x8000_0000;
+    if bits >= 0x8000_0000 {
+        key = bits ^ 0xffff_ffff;
+    }
+    if (bits & 0x7f80_0000) == 0x7f80_0000 {
+        key = u32::MAX.runtime();
+    }
+    key
+}
+
+/// The number of [`ordered`] bits.
+#[cube]
+pub(super) fn unordered(key: u32) -> f32 {
+    let mut bits = key ^ 0xffff_ffff;
+    if key >= 0x8000_0000 {
+        bits = key ^ 0x8000_0000;
+    }
+    f32::reinterpret(bits)
+}
+
+/// `2^31 2^(-distance sharpness)`
+#[cube]
+pub(super) fn weight(distance: u32, sharpness: f32) -> u32 {
+    let halvings = f32::reinterpret(distance) * sharpness;
+    let mut weight = 0u32.runtime();
+    if halvings < 32.0 {
+        // In 2^-27.
+        let halvings = u32::cast_from(halvings * comptime!(2f32.powi(27)));
+        let fraction = halvings << 5;
+        let mut part = comptime!(EXP2[5]).runtime();
+        part = comptime!(EXP2[4]).runtime() - part.mul_hi(fraction);
+        part = comptime!(EXP2[3]).runtime() - part.mul_hi(fraction);
+        part = comptime!(EXP2[2]).runtime() - part.mul_hi(fraction);
+        part = comptime!(EXP2[1]).runtime() - part.mul_hi(fraction);
+        part = comptime!(EXP2[0]).runtime() - part.mul_hi(fraction);
+        weight = (0x8000_0000u32.runtime() - part.mul_hi(fraction)) >> (halvings >> 27);
+    }
+    weight
+}
