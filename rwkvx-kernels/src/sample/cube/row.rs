@@ -146,9 +146,9 @@ impl Row {
 #[cube]
 pub(super) fn ordered(x: f32) -> u32 {
     let bits = u32::reinterpret(x);
-    let mut key = bits | 0x8000_0000;
-    if bits >= 0x8000_0000 {
-        key = bits ^ 0xffff_ffff;
+    let mut key = bits | 0x8000_0000u32;
+    if bits >= 0x8000_0000u32 {
+        key = bits ^ 0xffff_ffffu32;
     }
     if (bits & 0x7f80_0000) == 0x7f80_0000 {
         key = u32::MAX.runtime();
@@ -159,9 +159,9 @@ pub(super) fn ordered(x: f32) -> u32 {
 /// The number of [`ordered`] bits.
 #[cube]
 pub(super) fn unordered(key: u32) -> f32 {
-    let mut bits = key ^ 0xffff_ffff;
-    if key >= 0x8000_0000 {
-        bits = key ^ 0x8000_0000;
+    let mut bits = key ^ 0xffff_ffffu32;
+    if key >= 0x8000_0000u32 {
+        bits = key ^ 0x8000_0000u32;
     }
     f32::reinterpret(bits)
 }
