@@ -46,6 +46,7 @@ fn sizes_are_read_off_the_shapes() {
         n_sparse: 2,
         chunk_size: 2048,
         top_k: 3,
+        key_conv: 0,
         decay_rank: 32,
         rate_rank: 32,
         value_rank: 32,
