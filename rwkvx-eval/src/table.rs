@@ -142,7 +142,7 @@ mod tests {
             lines(&several)[1..3],
             [
                 "passkey a 100% (1/1) 50% (1/2)",
-                "passkey b 0% (0/0) 0% (0/1)"
+                "passkey b - 0% (0/1)"
             ]
         );
         assert_eq!(
