@@ -204,10 +204,10 @@ pub(super) fn perplexity(models: &[Model]) -> Option<Table> {
                 .find(|at| at.length == length && at.documents > 0)?;
             Some(Cell {
                 text: format!("{:.4}", found.loss.value),
-                note: Some(format!(
-                    "±{:.4}, {} texts",
-                    found.loss.stderr, found.documents
-                )),
+                note: Some(match found.documents {
+                    1 => "1 text".to_owned(),
+                    texts => format!("±{:.4}, {texts} texts", found.loss.stderr),
+                }),
             })
         };
         let mut cells: Vec<Option<Cell>> = lengths.iter().map(cell).collect();

@@ -198,9 +198,13 @@ fn look(place: &Path) {
         );
     }
     if let Ok(folder) = std::env::var("SCREENSHOTS") {
-        for (name, scheme, width) in [("light", 1, 1280), ("dark", 0, 1280), ("phone", 1, 500)] {
+        for (name, scheme, width, height) in [
+            ("light", 1, 1280, 5400),
+            ("dark", 0, 1280, 5400),
+            ("phone", 1, 500, 7600),
+        ] {
             let file = format!("--screenshot={folder}/{name}.png");
-            let size = format!("--window-size={width},3200");
+            let size = format!("--window-size={width},{height}");
             let scheme = format!("--blink-settings=preferredColorScheme={scheme}");
             chromium(&[&file, &size, &scheme, &url("report.html")]);
         }
