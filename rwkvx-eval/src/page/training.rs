@@ -261,9 +261,9 @@ mod tests {
         assert_eq!(
             legends,
             [
-                r#"demo, base: nats per token ["RWKV-7"]"#,
-                r#"demo, stage1: nats per token ["RWKV-7", "RWKV-X"]"#,
-                r#"demo, stage1: nats per token of answers ["RWKV-X"]"#,
+                "demo, base: nats per token ['RWKV-7']",
+                "demo, stage1: nats per token ['RWKV-7', 'RWKV-X']",
+                "demo, stage1: nats per token of answers ['RWKV-X']",
             ]
         );
         assert!(section(&[run("").unwrap()]).is_none());

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Mutex;
 
 use burn::backend::Flex;
 use rwkvx_datasets::Tokenizer;
@@ -82,6 +83,9 @@ pub(crate) fn small_model() -> RwkvX<B> {
         top_k: 2,
         ..RwkvXConfig::rwkv7(257, 32, 2)
     };
+    // Random numbers are the process's, and tests run side by side.
+    static DRAWING: Mutex<()> = Mutex::new(());
+    let _alone = DRAWING.lock().unwrap();
     B::seed(&Default::default(), 3);
     config.init(&Default::default())
 }
