@@ -140,17 +140,14 @@ mod tests {
         ];
         assert_eq!(
             lines(&several)[1..3],
-            [
-                "passkey a 100% (1/1) 50% (1/2)",
-                "passkey b - 0% (0/1)"
-            ]
+            ["passkey a 100% (1/1) 50% (1/2)", "passkey b - 0% (0/1)"]
         );
         assert_eq!(
             lines(&several[..1]),
             [
                 "tokens 1K 2K",
                 "passkey 100% (1/1) 50% (1/2)",
-                "uuid 0% (0/1) 0% (0/0)"
+                "uuid 0% (0/1) -"
             ]
         );
     }

@@ -44,7 +44,7 @@ impl Scorer for Copies {
 
 fn settings() -> Settings {
     Settings {
-        facts: vec![16, 4],
+        facts: vec![32, 4],
         lengths: vec![600, 1200],
         texts: 3,
         questions: 5,
@@ -58,7 +58,7 @@ fn a_reader_is_right_as_far_as_it_keeps_facts() {
     let tokenizer = Tokenizer::open("byte").unwrap();
     let model = Copies { at_most: 4 };
     let answers = run(&model, &tokenizer, &settings(), &ProgressBar::hidden()).unwrap();
-    // Four facts are asked four times, sixteen five times; sixteen do not fit 600 bytes.
+    // Four facts are asked four times, thirty-two five times; thirty-two do not fit 600 bytes.
     let counted = |facts: &str, length| {
         let of_cell = answers
             .iter()
@@ -68,8 +68,8 @@ fn a_reader_is_right_as_far_as_it_keeps_facts() {
     };
     assert_eq!(counted("4 facts", 600), (12, 0));
     assert_eq!(counted("4 facts", 1200), (12, 0));
-    assert_eq!(counted("16 facts", 600), (0, 0));
-    assert_eq!(counted("16 facts", 1200), (0, 15));
+    assert_eq!(counted("32 facts", 600), (0, 0));
+    assert_eq!(counted("32 facts", 1200), (0, 15));
     assert!(answers.iter().all(|answer| {
         (0.0..100.0).contains(&answer.depth)
             && answer.depth % 10.0 == 0.0

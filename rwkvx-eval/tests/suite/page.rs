@@ -198,7 +198,7 @@ fn look(place: &Path) {
             "--dump-dom",
             &url("frame.html"),
         ]);
-        let found = format!("<title>{width},{width},16</title>");
+        let found = format!("<title>{width},{width},18</title>");
         assert!(
             dom.contains(&found),
             "{width}: {}",
