@@ -32,7 +32,7 @@ pub(crate) fn convolve<B: Backend>(
     let tap = |back: usize| {
         let start = width - 1 - back;
         let keys = all.clone().slice([0..batch, start..start + time]);
-        keys * weight.clone().slice([back..back + 1]).unsqueeze::<3>()
+        keys * weight.clone().narrow(0, back, 1).unsqueeze::<3>()
     };
     let sum = (1..width).fold(tap(0), |sum, back| sum + tap(back));
     keys + silu(sum)

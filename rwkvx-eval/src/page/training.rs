@@ -187,7 +187,8 @@ fn curves(training: &Training) -> Vec<Field> {
             stages.push(phase.stage());
         }
     }
-    let values: [(&str, fn(&Step) -> Option<f64>); 2] = [
+    type Value = fn(&Step) -> Option<f64>;
+    let values: [(&str, Value); 2] = [
         ("nats per token", |step| Some(step.nll)),
         ("nats per token of answers", |step| step.answer_nll),
     ];

@@ -168,10 +168,10 @@ fn add_rows<S: Simd, W: Weights, const N: usize>(
     let x: [f32; N] = array::from_fn(|n| x[input + n]);
     for (output, y) in y.iter_mut().enumerate() {
         let mut sum = *y;
-        for n in 0..N {
+        for (n, &x) in x.iter().enumerate() {
             // SAFETY: the weights have a row for each input.
             let weight = unsafe { weights.wide((input + n) * outputs + output) };
-            sum = multiply_add::<S>(x[n], weight, sum);
+            sum = multiply_add::<S>(x, weight, sum);
         }
         *y = sum;
     }
