@@ -128,7 +128,7 @@ impl<B: KernelBackend> Session<B> {
     /// Goes on from what was read: chooses a token for every text by its sampler, gives it to `on_token`, and so on until an option or `on_token` ends
     /// each text. What was given out last has been read too, so that the texts can be gone on with later.
     ///
-    /// Tokens are chosen on the device; only they and their log-probabilities leave it.
+    /// Tokens are chosen by [`rwkvx_kernels::sample`](rwkvx_kernels::sample()).
     ///
     /// # Errors
     /// If nothing was read, there are not as many samplers as texts, or a sampler cannot choose.
