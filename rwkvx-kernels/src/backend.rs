@@ -352,6 +352,14 @@ where
     ) -> Tensor<Self, 2> {
         cross_entropy::cube::cross_entropy_gradient(logits, targets, losses, shares, l2_wrap)
     }
+
+    fn sample(
+        logits: Tensor<Self, 2>,
+        counts: Option<Tensor<Self, 2>>,
+        draws: &[Option<Draw>],
+    ) -> Sampled<Self> {
+        sample::cube::sample(logits, counts, draws)
+    }
 }
 
 /// Replaces the definitions of a backend whose tensors lie in this process's memory by the CPU bodies.

@@ -17,7 +17,7 @@ pub(crate) fn cross_entropy_rows<B: CubeMemory>(
 ) -> RowLosses<B> {
     let dims @ [rows, _] = logits.dims();
     let (logits, targets) = (dense(logits), dense_int(targets));
-    let grid = Grid::new(&logits, dims);
+    let grid = Grid::new(&logits, dims, 4);
     let [nll, largest, log_sum] = [(); 3].map(|()| allocate(&logits, [rows], DType::F32));
     let largest_at = allocate_like(&targets);
     let dtypes = [logits.dtype.into(), targets.dtype.into()];
@@ -62,7 +62,7 @@ pub(crate) fn cross_entropy_gradient<B: CubeMemory>(
     let largest_at = dense_int(losses.largest_at.cast(targets.dtype));
     let [largest, log_sum, shares] =
         [losses.largest, losses.log_sum, shares].map(|x| dense(x.cast(DType::F32)));
-    let grid = Grid::new(&logits, dims);
+    let grid = Grid::new(&logits, dims, 4);
     let dtypes = [logits.dtype.into(), targets.dtype.into()];
     let (d_logits, target) = if logits.can_mut() {
         (logits.clone(), logits.as_tensor_alias(0).into_array_arg())

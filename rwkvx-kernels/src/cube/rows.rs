@@ -15,7 +15,7 @@ const CUBES: usize = 65535;
 pub(crate) struct Grid<R: CubeRuntime> {
     pub(crate) client: ComputeClient<R>,
     pub(crate) rows: usize,
-    /// Logits per vector: four where they are a whole number of them.
+    /// Logits per vector: as many as asked for where rows are a whole number of vectors, else one.
     pub(crate) vector: usize,
     /// Vectors per row.
     pub(crate) columns: usize,
@@ -24,8 +24,12 @@ pub(crate) struct Grid<R: CubeRuntime> {
 }
 
 impl<R: CubeRuntime> Grid<R> {
-    pub(crate) fn new(logits: &CubeTensor<R>, [rows, vocab]: [usize; 2]) -> Self {
-        let vector = if vocab.is_multiple_of(4) { 4 } else { 1 };
+    pub(crate) fn new(logits: &CubeTensor<R>, [rows, vocab]: [usize; 2], vector: usize) -> Self {
+        let vector = if vocab.is_multiple_of(vector) {
+            vector
+        } else {
+            1
+        };
         let columns = vocab / vector;
         let client = logits.client.clone();
         let most = client.properties().hardware.max_units_per_cube as usize;

@@ -1,4 +1,4 @@
-//! From rows of logits to a token of each.
+//! From rows of logits to a token of each, and nothing else leaves the device.
 //!
 //! A row's token is chosen in this order:
 //!
@@ -9,9 +9,11 @@
 //! 3. Draw: the probabilities of what is kept are reshaped by the temperature and summed up in the order of ids; the token at which the sum passes the
 //!    [`uniform`](Draw::uniform) share of the whole is chosen.
 //!
-//! So defined that every body can choose the same token, to the last bit: probabilities are integers (see [`rule`]), whose sums do not depend on their
-//! order, and the few operations on floats before them are each rounded once. The only body so far works on the host.
+//! All bodies choose the same token, to the last bit: probabilities are integers (see [`rule`]), whose sums do not depend on their order, and
+//! the few operations on floats before them are each rounded once.
 
+#[cfg(feature = "cube")]
+pub(crate) mod cube;
 pub(crate) mod reference;
 pub(crate) mod rule;
 

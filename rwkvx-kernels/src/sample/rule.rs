@@ -50,12 +50,13 @@ impl From<&Draw> for Rule {
             (0.0, _) | (_, 1.0..) => 0,
             (_, share) => ((f64::from(share) * 2f64.powi(32)) as u32).max(1),
         };
-        // Of the one token that a temperature of 0 keeps, the sharpness does not matter, but it must be a number.
+        // Of the one token that a temperature of 0 keeps, the sharpness does not matter. Compilers may multiply `2^27 sharpness` first
+        // (see `weight`), which must not be infinite.
         let sharpness = std::f64::consts::LOG2_E / f64::from(draw.temperature);
         Self {
             top_k,
             top_p,
-            sharpness: sharpness.min(f64::from(f32::MAX)) as f32,
+            sharpness: sharpness.min(2f64.powi(96)) as f32,
             presence: draw.presence_penalty,
             frequency: draw.frequency_penalty,
             decay: draw.penalty_decay,
@@ -76,9 +77,9 @@ pub(crate) fn penalised(logit: f32, count: f32, rule: &Rule) -> f32 {
     }
 }
 
-/// The bits of a distance.
+/// The bits of a distance; never those of -0, which is what is left of -0 and 0.
 pub(crate) fn distance(best: f32, logit: f32) -> u32 {
-    match (best - logit).to_bits() {
+    match (best - logit + 0.0).to_bits() {
         _ if logit == f32::MIN => IMPOSSIBLE,
         ..LEAST_NORMAL => 0,
         bits => bits,

@@ -9,6 +9,7 @@ mod faulty;
 mod guard;
 mod nvrtc;
 mod report;
+mod sample;
 mod time_mix;
 
 use std::sync::Arc;
