@@ -127,14 +127,13 @@ fn ask(
             .iter()
             .map(|text| ScoredText {
                 ids: text.ids.clone(),
-                context: text.asked[0].answer.start,
+                context: text.context(),
             })
             .collect();
         let scores = model.score(&scored, &mut |read| progress.inc(read as u64))?;
-        for ((text, scored), score) in texts.iter().zip(&scored).zip(scores) {
+        for (text, score) in texts.iter().zip(scores) {
             for asked in &text.asked {
-                let span = asked.answer.start - scored.context..asked.answer.end - scored.context;
-                let said = &score.likeliest[span];
+                let said = text.said(asked, &score.likeliest);
                 answers.push(Answer {
                     task: task(facts),
                     length: text.ids.len(),
@@ -142,7 +141,7 @@ fn ask(
                     sample: answers.len(),
                     expected: asked.value.clone(),
                     said: tokenizer.decode_lossy(said),
-                    correct: *said == text.ids[asked.answer.clone()],
+                    correct: text.is_answered(asked, &score.likeliest),
                 });
             }
         }

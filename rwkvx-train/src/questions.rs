@@ -5,7 +5,7 @@
 
 use indicatif::ProgressBar;
 use rwkvx_datasets::Tokenizer;
-use rwkvx_datasets::needles::{AskedFact, FactsSpec, FactsText, ValueWeights};
+use rwkvx_datasets::needles::{FactsSpec, FactsText, ValueWeights};
 use rwkvx_datasets::ruler::{self, Fit, PromptSpec, Task};
 use rwkvx_kernels::KernelBackend;
 use rwkvx_model::{RwkvX, ScoredText, greedy, score};
@@ -141,26 +141,21 @@ impl<B: KernelBackend> Examination<'_, B> {
             .iter()
             .map(|text| ScoredText {
                 ids: text.ids.clone(),
-                context: text.asked[0].answer.start,
+                context: text.context(),
             })
             .collect();
         let scores = score(self.model, &scored, |_| ())?;
         self.progress.inc(texts.len() as u64);
-        let right = |text: &FactsText, said: &[u32]| {
-            let first = text.asked[0].answer.start;
-            let is_right = |asked: &&AskedFact| {
-                let answer = asked.answer.clone();
-                said[answer.start - first..answer.end - first] == text.ids[answer]
-            };
-            text.asked.iter().filter(is_right).count()
+        let right = |(text, score): (&FactsText, &rwkvx_model::Score)| {
+            let asked = text.asked.iter();
+            asked
+                .filter(|asked| text.is_answered(asked, &score.likeliest))
+                .count()
         };
-        let pairs = texts.iter().zip(&scores);
         Ok(Score {
             task: "facts".to_owned(),
             length,
-            correct: pairs
-                .map(|(text, score)| right(text, &score.likeliest))
-                .sum(),
+            correct: texts.iter().zip(&scores).map(right).sum(),
             asked: texts.iter().map(|text| text.asked.len()).sum(),
         })
     }

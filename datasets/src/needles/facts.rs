@@ -101,6 +101,22 @@ impl FactsText {
             ids: document.ids,
         })
     }
+
+    /// Tokens before the first answer.
+    pub fn context(&self) -> usize {
+        self.asked[0].answer.start
+    }
+
+    /// What a model says to a question, where `tokens` are what it says in the place of each token after the
+    /// [context](Self::context).
+    pub fn said<'a>(&self, asked: &AskedFact, tokens: &'a [u32]) -> &'a [u32] {
+        &tokens[asked.answer.start - self.context()..asked.answer.end - self.context()]
+    }
+
+    /// Whether that is the answer, all of it.
+    pub fn is_answered(&self, asked: &AskedFact, tokens: &[u32]) -> bool {
+        *self.said(asked, tokens) == self.ids[asked.answer.clone()]
+    }
 }
 
 pub(super) struct Fact {
