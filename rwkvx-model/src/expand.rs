@@ -9,25 +9,30 @@ use crate::Error;
 use crate::block::{RwkvBlock, SparseBlock};
 use crate::channel_mix::ChannelMix;
 use crate::config::RwkvXConfig;
+use crate::init;
 use crate::layers::{LayerNorm, Projection};
 use crate::model::RwkvX;
 use crate::sparse_attention::SparseAttention;
 
-/// How the two projections that write into the residual stream start in a new sparse block.
+/// How a new sparse block starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OutputStart {
-    /// Zero, as the paper says: the expanded model computes exactly what the base did.
+pub enum SparseStart {
+    /// As the recurrent block before it, but what it writes into the residual stream is zero: the expanded model computes exactly what the
+    /// base did (the paper).
     #[default]
     Zero,
-    /// Copies, as the published code has it.
+    /// As the recurrent block before it, the output projections included (the published code).
     Copy,
+    /// Random, as in a new model, but for queries that equal the keys: tokens in like contexts attend to one another. It writes nothing at first. Seed the backend
+    /// before, as for [`init`](RwkvXConfig::init).
+    Fresh,
 }
 
 /// Grows `n_sparse` sparse blocks into `base`, whose own parameters keep their values and ids.
 ///
-/// Sparse block j stands after recurrent block (j+1)L/M - 1 and starts from it: receptance, key and value projections and
-/// the channel mix (`x_k`, `key`) are copies; `output` and `ffn.value` start as `start` says; the norms are fresh.
-/// With `key_conv` above 0 its keys are convolved, with weights of 0 at first.
+/// Sparse block j stands after recurrent block (j+1)L/M - 1 and starts from it, unless `start` is [`Fresh`](SparseStart::Fresh): receptance, key and value
+/// projections and the channel mix (`x_k`, `key`) are copies; the norms are fresh. With `key_conv` above 0 its keys are convolved, and half of their channels start as
+/// those of the token before.
 ///
 /// # Errors
 /// [`Error::Config`] if `base` has sparse blocks already, `n_sparse` is 0 or does not divide its number of layers, or
@@ -37,7 +42,7 @@ pub fn expand<B: Backend>(
     n_sparse: usize,
     shape: ChunkTopK,
     key_conv: usize,
-    start: OutputStart,
+    start: SparseStart,
 ) -> Result<RwkvX<B>, Error> {
     if base.config().n_sparse > 0 {
         return Err(Error::Config(format!(
@@ -68,13 +73,24 @@ pub fn expand<B: Backend>(
 fn sparse_from<B: Backend>(
     block: &RwkvBlock<B>,
     key_conv: usize,
-    start: OutputStart,
+    start: SparseStart,
 ) -> SparseBlock<B> {
     let channels = block.ln1.weight.val().dims()[0];
     let device = block.ln1.weight.device();
+    let data = |data| Tensor::from_data(data, &device);
+    let read = |projection: &Projection<B>| match start {
+        SparseStart::Zero | SparseStart::Copy => copied_projection(projection),
+        SparseStart::Fresh => Projection {
+            weight: fresh(data(init::orthogonal::<B>(
+                &projection.weight.dims(),
+                1.0,
+                &device,
+            ))),
+        },
+    };
     let written = |projection: &Projection<B>| match start {
-        OutputStart::Copy => copied_projection(projection),
-        OutputStart::Zero => Projection {
+        SparseStart::Copy => copied_projection(projection),
+        SparseStart::Zero | SparseStart::Fresh => Projection {
             weight: fresh(projection.weight.val().detach().zeros_like()),
         },
     };
@@ -82,19 +98,24 @@ fn sparse_from<B: Backend>(
         weight: fresh(Tensor::ones([channels], &device)),
         bias: fresh(Tensor::zeros([channels], &device)),
     };
+    let key = read(&block.att.key);
+    let receptance = match start {
+        SparseStart::Zero | SparseStart::Copy => copied_projection(&block.att.receptance),
+        SparseStart::Fresh => copied_projection(&key),
+    };
     SparseBlock {
         ln1: norm(),
         ln2: norm(),
         att: SparseAttention {
-            receptance: copied_projection(&block.att.receptance),
-            key: copied_projection(&block.att.key),
-            value: copied_projection(&block.att.value),
+            receptance,
+            key,
+            value: read(&block.att.value),
             output: written(&block.att.output),
-            key_conv: (key_conv > 0).then(|| fresh(Tensor::zeros([key_conv, channels], &device))),
+            key_conv: (key_conv > 0).then(|| fresh(data(init::key_conv(key_conv, channels)))),
         },
         ffn: ChannelMix {
             x_k: copied(&block.ffn.x_k),
-            key: copied_projection(&block.ffn.key),
+            key: read(&block.ffn.key),
             value: written(&block.ffn.value),
         },
     }

@@ -20,7 +20,8 @@
 //! | `att.k_k`, `att.k_a`, `att.r_k` | `0.71 - 0.1 line`, 1.02, -0.04 |
 //! | `att.receptance`, `att.value`, `ffn.key` | orthogonal, gain 1 |
 //! | `att.key` | orthogonal, gain 0.1 |
-//! | `att.output`, `ffn.value`, `att.key_conv` | 0 |
+//! | `att.output`, `ffn.value` | 0 |
+//! | `att.key_conv` | 1 in row 0 of the first half of the channels and row 1 of the second, else 0 |
 //! | `att.ln_x.weight`, `att.ln_x.bias` | `((1 + l)/L)^0.7`, 0 |
 //! | `ffn.x_k` | `1 - u^(down^4)` |
 //!
@@ -113,13 +114,24 @@ fn initial_value<B: Backend>(
         "att.r_k" => constant(-0.04, shape),
         "att.receptance.weight" | "att.value.weight" | "ffn.key.weight" => orthogonal(1.0),
         "att.key.weight" => orthogonal(if is_sparse { 1.0 } else { 0.1 }),
-        "att.output.weight" | "ffn.value.weight" | "att.key_conv" => constant(0.0, shape),
+        "att.output.weight" | "ffn.value.weight" => constant(0.0, shape),
+        "att.key_conv" => key_conv(shape[0], shape[1]),
         "att.ln_x.weight" => constant(((1 + layer) as f64 / n_layer).powf(0.7), shape),
         "ffn.x_k" => shift(down.powi(4)),
         _ if parameter.ends_with(".bias") => constant(0.0, shape),
         _ if is_norm(parameter) => constant(1.0, shape),
         _ => unreachable!("{name} is in no row of the table"),
     }
+}
+
+/// Half of the channels of a key are those of its own token, half those of the token before.
+pub(crate) fn key_conv(width: usize, channels: usize) -> TensorData {
+    let weight = |i: usize| match (i / channels, i % channels < channels / 2) {
+        (0, true) | (1, false) => 1.0,
+        _ => 0.0,
+    };
+    let weights: Vec<f32> = (0..width * channels).map(weight).collect();
+    TensorData::new(weights, [width, channels])
 }
 
 /// Whether it is the weight of a layer norm.
@@ -148,7 +160,7 @@ const BLOCK: usize = 64;
 /// such matrices (PyTorch's `orthogonal_`).
 ///
 /// Block Gram-Schmidt, done twice, which leaves nothing but rounding.
-fn orthogonal<B: Backend>(shape: &[usize], gain: f64, device: &B::Device) -> TensorData {
+pub(crate) fn orthogonal<B: Backend>(shape: &[usize], gain: f64, device: &B::Device) -> TensorData {
     let (rows, columns) = (shape[0], shape[1]);
     let (count, length) = (rows.min(columns), rows.max(columns));
     let normal = Distribution::Normal(0.0, 1.0);

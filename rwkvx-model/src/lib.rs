@@ -65,7 +65,7 @@ pub use block::{RwkvBlock, SparseBlock};
 pub use channel_mix::ChannelMix;
 pub use config::RwkvXConfig;
 pub use error::Error;
-pub use expand::{OutputStart, expand};
+pub use expand::{SparseStart, expand};
 pub use files::write_beside;
 pub use layers::{Embedding, LayerNorm, Projection};
 pub use model::{Rwkv7, RwkvX};

@@ -71,6 +71,7 @@ impl<B: Backend> RwkvX<B> {
     pub fn without_sparse_blocks(&self) -> Self {
         let config = RwkvXConfig {
             n_sparse: 0,
+            key_conv: 0,
             ..self.config.clone()
         };
         Self::from_parts(self.rwkv.clone(), Vec::new(), config)

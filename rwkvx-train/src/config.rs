@@ -63,11 +63,13 @@ pub struct TrainConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Expansion {
-    /// Output projections at zero: the expanded model computes what the base did (the paper).
+    /// Copies of what is before them, output projections at zero: the expanded model computes what the base did (the paper).
     #[default]
     Zero,
     /// Output projections copied as well (the published code).
     Copy,
+    /// New, with queries that equal the keys, output projections at zero.
+    Fresh,
 }
 
 /// The stages of a run.

@@ -7,7 +7,7 @@ use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use rwkvx_model::checkpoint::{self, LoadOptions, Metadata};
-use rwkvx_model::{OutputStart, RwkvX, RwkvXConfig, expand, names};
+use rwkvx_model::{RwkvX, RwkvXConfig, SparseStart, expand, names};
 
 use crate::config::{Expansion, TrainConfig};
 use crate::phase::Phase;
@@ -63,9 +63,11 @@ impl<B: Backend> Weights<'_, B> {
             return Ok(model);
         }
         let start = match self.config.expansion {
-            Expansion::Zero => OutputStart::Zero,
-            Expansion::Copy => OutputStart::Copy,
+            Expansion::Zero => SparseStart::Zero,
+            Expansion::Copy => SparseStart::Copy,
+            Expansion::Fresh => SparseStart::Fresh,
         };
+        B::seed(self.device, self.config.seed);
         let wanted = &self.config.model;
         let (n_sparse, key_conv) = (wanted.n_sparse, wanted.key_conv);
         Ok(expand(

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use rwkvx_model::checkpoint::{self, LoadOptions, Metadata, StoredDtype, Summary};
-use rwkvx_model::{OutputStart, RwkvX, RwkvXConfig, expand};
+use rwkvx_model::{RwkvX, RwkvXConfig, SparseStart, expand};
 
 use crate::golden::values;
 use crate::support::pth::{PthTensor, pth};
@@ -173,7 +173,7 @@ fn a_hybrid_grown_from_a_published_base_comes_back() {
         3,
         shape,
         4,
-        OutputStart::Zero,
+        SparseStart::Zero,
     )
     .unwrap();
     checkpoint::save(&hybrid, &Metadata::default(), &path).unwrap();

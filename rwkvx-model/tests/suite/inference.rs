@@ -4,7 +4,7 @@ use burn::module::Param;
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData};
 use rwkvx_kernels::{ChunkTopK, KernelBackend};
-use rwkvx_model::{CacheBudget, OutputStart, RwkvX, State, expand};
+use rwkvx_model::{CacheBudget, RwkvX, SparseStart, State, expand};
 
 use crate::support::{Golden, assert_close, distance, golden_model, host, on_backends};
 
@@ -28,7 +28,7 @@ fn with_key_conv<B: KernelBackend>() -> RwkvX<B> {
         top_k: 3,
     };
     let base = golden_model::<B>("rwkv7_tiny.pth");
-    let mut model = expand(base, 3, shape, 4, OutputStart::Copy).unwrap();
+    let mut model = expand(base, 3, shape, 4, SparseStart::Copy).unwrap();
     let device = model.device();
     for block in &mut model.moba {
         block.att.key_conv = block.att.key_conv.take().map(|weight| {
