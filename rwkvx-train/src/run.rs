@@ -53,12 +53,14 @@ pub struct RunOptions {
 ///
 /// # Errors
 ///
-/// If the configuration is impossible, or the directory holds something already.
+/// If the configuration is impossible, or the directory holds more than the configuration of a run that made no step.
 pub fn create(config: &TrainConfig, directory: &Path) -> Result<()> {
     config.validate()?;
     fs::create_dir_all(directory).map_err(Error::io(directory))?;
     let mut entries = fs::read_dir(directory).map_err(Error::io(directory))?;
-    if entries.next().is_some() {
+    let is_config =
+        |entry: std::io::Result<fs::DirEntry>| entry.is_ok_and(|entry| entry.file_name() == CONFIG);
+    if !entries.all(is_config) {
         return Err(Error::Option {
             option: "--out",
             reason: format!(

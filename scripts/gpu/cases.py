@@ -5,25 +5,34 @@ BYTES = {"bf16": 2, "f32": 4}
 HEAD_SIZE = 64
 
 
-def wkv7(dims, *passes):
+def wkv7(dims, *passes, dtypes=DTYPES):
     """The recurrence: batch, time, heads, head size."""
     label = {"operator": "wkv7", "dims": dims}
     size = {"operator": "wkv7", "dims": dims, "label": label, "file": "{}.safetensors"}
-    return {"command": ["wkv7", "--dims", *dims], "passes": passes, "dtypes": DTYPES, "sizes": [size]}
+    command = ["wkv7", "--dims"]
+    return {"command": [*command, *dims], "warm": [*command, *with_time(dims)], "passes": passes, "dtypes": dtypes, "sizes": [size]}
+
+
+def with_time(dims):
+    """The same in what is compiled, but short."""
+    batch, tokens, heads, size = dims
+    return [batch, min(tokens, max(4096 // batch, 1024)), heads, size]
 
 
 def attention(heads, shape, tokens, *passes, dtypes=("bf16",)):
     """The attention with chunks of `shape[0]` tokens and `shape[1]` of them per query. `tokens` are lengths, or what a cache holds before
     one more is decoded. All lengths in one process, which compiles each kernel once."""
     chunk_size, top_k = shape
-    command = ["attention", "--heads", heads, "--head-size", HEAD_SIZE, "--chunk-size", chunk_size, "--top-k", top_k]
-    command += [part for length in tokens for part in ("--tokens", length)]
+    kind = ["attention", "--heads", heads, "--head-size", HEAD_SIZE, "--chunk-size", chunk_size, "--top-k", top_k]
+    command = kind + [part for length in tokens for part in ("--tokens", length)]
+    # More chunks than are chosen, so that everything is compiled.
+    warm = [*kind, "--tokens", (top_k + 1) * chunk_size]
     sizes = []
     for length in tokens:
         size = {"heads": heads, "head_size": HEAD_SIZE, "chunk_size": chunk_size, "top_k": top_k, "tokens": length}
         label = {"operator": "attention", "dims": [1, length, heads, HEAD_SIZE], "chunk_size": chunk_size, "top_k": top_k}
         sizes.append(size | {"operator": "attention", "label": label, "file": f"{{}}-{length}.safetensors"})
-    return {"command": command, "passes": passes, "dtypes": dtypes, "sizes": sizes}
+    return {"command": command, "warm": warm, "passes": passes, "dtypes": dtypes, "sizes": sizes}
 
 
 SHAPES = [(2048, 3), (128, 8)]
@@ -43,6 +52,16 @@ RUNS = [
     attention(2, (64, 3), [1000], "forward", "training", dtypes=DTYPES),
     *(attention(heads, shape, LENGTHS, "forward", "training") for heads in HELD for shape in SHAPES),
     *(attention(heads, shape, held, "decode") for heads, held in HELD.items() for shape in SHAPES),
+]
+# What matters most, for a few minutes.
+BRIEF_RUNS = [
+    wkv7([1, 1, 40, 64], "decode", dtypes=("bf16",)),
+    wkv7([8, 4096, 64, 64], "forward", "training", dtypes=("bf16",)),
+    wkv7([1, 65536, 40, 64], "forward", "training", dtypes=("bf16",)),
+    wkv7([1, 65536, 12, 64], "forward", "training", dtypes=("bf16",)),
+    *(attention(12, shape, [65536, 131072], "forward", "training") for shape in SHAPES),
+    *(attention(40, shape, [131072], "forward", "training") for shape in SHAPES),
+    *(attention(12, shape, HELD[12], "decode") for shape in SHAPES),
 ]
 SMALL_RUNS = [
     wkv7([1, 1, 4, 64], "decode"),

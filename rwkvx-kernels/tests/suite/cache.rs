@@ -93,14 +93,16 @@ fn pieces_of_mixed_lengths_give_the_whole<B: KernelBackend>() {
         },
     );
     case.check_pieces(&[1, 2, 18, 34, 35, 99, 228, 229, 580]);
-    let odd_head = Case::<B>::new(
-        [1, 100, 1, 24],
-        ChunkTopK {
-            chunk_size: 16,
-            top_k: 2,
-        },
-    );
-    odd_head.check_pieces(&[40, 41, 42, 90]);
+    for odd_size in [24, 10, 1] {
+        let case = Case::<B>::new(
+            [1, 100, 1, odd_size],
+            ChunkTopK {
+                chunk_size: 16,
+                top_k: 2,
+            },
+        );
+        case.check_pieces(&[40, 41, 42, 90]);
+    }
 }
 
 fn a_clone_goes_its_own_way<B: KernelBackend>() {

@@ -25,6 +25,9 @@ const WORDS: usize = 7;
 /// Beyond this distance weights are 0: the bits of 22.5, as 22.5 / ln 2 > 32.
 const WEIGHTLESS: u32 = 0x41b4_0000;
 
+/// The least number there is, as [`ordered`](row::ordered) has it.
+const LEAST: u32 = !f32::MIN.to_bits();
+
 impl Rule {
     fn words(&self) -> [u32; WORDS] {
         [
@@ -128,7 +131,7 @@ fn sample_tokens<F: Float, I: Int>(
             };
             let mine = row.best_of_unit(logits, counts);
             let best = shared.largest(mine, units);
-            let failed = best == u32::MAX || best == row::ordered(f32::min_value());
+            let failed = best == u32::MAX || best == LEAST;
             if failed {
                 if UNIT_POS == 0 {
                     let code = select(

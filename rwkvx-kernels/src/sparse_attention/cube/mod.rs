@@ -20,7 +20,7 @@ use burn::tensor::{DType, Tensor};
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::CubeCount;
 
-use super::{AttentionGradient, AttentionGrads, AttentionInputs, CachedRows, ChunkTopK, reference};
+use super::{AttentionGradient, AttentionGrads, AttentionInputs, CachedRows, ChunkTopK};
 use crate::cube::{CubeMemory, allocate, allocate_like, dense, tensor};
 use crate::padding::{cut_rows, pad_rows};
 use lists::Lists;
@@ -139,7 +139,7 @@ impl<R: CubeRuntime> Inputs<R> {
         }
     }
 
-    /// Queries from time `start` on, and rows of a cache. The head size is a multiple of [`SIZE_UNIT`].
+    /// Queries from time `start` on, and rows of a cache.
     fn cached<B: CubeMemory<Runtime = R>>(
         query: Tensor<B, 4>,
         start: usize,
@@ -148,16 +148,19 @@ impl<R: CubeRuntime> Inputs<R> {
     ) -> Self {
         let [batch, time, heads, size] = query.dims();
         let [.., capacity, _] = rows.keys.dims();
-        let query = dense(query.cast(rows.keys.dtype()));
+        // Unusual head sizes are padded at each call, the whole cache with them.
+        let row = |tensor: &Tensor<B, 4>| pad_rows(tensor.clone(), SIZE_UNIT);
+        let query = dense(row(&query.cast(rows.keys.dtype())));
         let means = rows.means.as_ref().map(|means| {
-            let [.., room, _] = means.dims();
-            dense(means.clone().reshape([batch * heads, room, size]))
+            let means = row(means);
+            let [.., room, padded] = means.dims();
+            dense(means.reshape([batch * heads, room, padded]))
         });
         Self {
             kernels: Kernels::of(&query),
             query,
-            key: dense(rows.keys.clone()),
-            value: dense(rows.values.clone()),
+            key: dense(row(&rows.keys)),
+            value: dense(row(&rows.values)),
             means,
             problem: Problem {
                 first: 0,
@@ -358,8 +361,9 @@ pub(crate) fn mean_rows<B: CubeMemory>(
     chunk_size: usize,
 ) -> Tensor<B, 4> {
     let [batch, heads, capacity, size] = buffer.dims();
-    let keys = dense(buffer.clone());
-    let means = allocate(&keys, [batch * heads, chunks.len(), size], DType::F32);
+    let keys = dense(pad_rows(buffer.clone(), 4));
+    let padded = keys.meta.shape()[3];
+    let means = allocate(&keys, [batch * heads, chunks.len(), padded], DType::F32);
     let problem = Problem {
         first: 0,
         heads,
@@ -373,7 +377,8 @@ pub(crate) fn mean_rows<B: CubeMemory>(
         key_time: 1,
     };
     means::launch(&keys, &means, chunks.start, problem);
-    tensor::<B, 3>(means).reshape([batch, heads, chunks.len(), size])
+    let means = tensor::<B, 3>(means).reshape([batch, heads, chunks.len(), padded]);
+    cut_rows(means, size)
 }
 
 /// The body of [`KernelBackend::attend_cached`](crate::KernelBackend::attend_cached).
@@ -384,11 +389,7 @@ pub(crate) fn attend_cached<B: CubeMemory>(
     shape: ChunkTopK,
 ) -> Tensor<B, 4> {
     let [.., size] = query.dims();
-    if !size.is_multiple_of(SIZE_UNIT) {
-        // Padding the whole cache at each call would cost more than the attention.
-        return reference::attend(query, start, rows, shape);
-    }
     let dtype = query.dtype();
     let output = Inputs::cached(query, start, rows, shape).output();
-    tensor::<B, 4>(output).cast(dtype)
+    cut_rows(tensor::<B, 4>(output).cast(dtype), size)
 }

@@ -1,0 +1,92 @@
+"""The machine with a GPU: programs that were carried there, and what they need of CUDA."""
+
+import json
+import lzma
+import os
+import signal
+import subprocess
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+
+class Process:
+    """A child whose output goes to files, so that what it printed outlives it."""
+
+    def __init__(self, command, work, name, environment=None):
+        self.out, self.err = work / f"{name}.out", work / f"{name}.err"
+        self.child = subprocess.Popen(
+            [str(part) for part in command],
+            stdout=self.out.open("wb"),
+            stderr=self.err.open("wb"),
+            stdin=subprocess.DEVNULL,
+            cwd=work,
+            env=os.environ | (environment or {}),
+            start_new_session=True,
+        )
+
+    def wait(self, seconds):
+        """The exit status, or what was wrong; the child is gone afterwards."""
+        try:
+            return self.child.wait(max(seconds, 1))
+        except subprocess.TimeoutExpired:
+            os.killpg(self.child.pid, signal.SIGKILL)
+            self.child.wait()
+            return "out of time"
+
+    def lines(self):
+        """The lines of JSON among the output; the last may be cut off."""
+        for line in self.out.read_text(errors="replace").splitlines():
+            if line.startswith("{"):
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    pass
+
+    def failure(self, status):
+        """What a failed child said, in a few lines."""
+        lines = [line for line in self.err.read_text(errors="replace").splitlines() if line.strip()]
+        panics = [i for i, line in enumerate(lines) if "panicked at" in line]
+        shown = lines[panics[0] : panics[0] + 4] if panics else lines[-4:]
+        said = " | ".join(line.strip()[:300] for line in shown)
+        return f"{status if isinstance(status, str) else f'exit {status}'}: {said}"
+
+
+def unpacked(carried, name, work):
+    """A program that `scripts/gpu/build` packed, ready to run."""
+    path = work / name
+    if not path.exists():
+        path.write_bytes(lzma.decompress((carried / f"{name}.xz").read_bytes()))
+        path.chmod(0o755)
+    return path
+
+
+def gpu():
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, timeout=30).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+
+
+def cuda_environment(carried, work):
+    """What the kernels need of CUDA at run time: NVRTC and headers."""
+    headers = ["cuda_runtime.h", "cuda_fp16.h", "cuda_bf16.h", "mma.h", "crt/mma.h"]
+    packages = [Path(p) for p in (find_spec("nvidia").submodule_search_locations if find_spec("nvidia") else [])]
+    roots = [Path(os.environ.get("CUDA_PATH", "/nonexistent")), Path("/usr/local/cuda")]
+    roots += [folder for package in packages for folder in sorted(package.iterdir()) if folder.is_dir()]
+
+    def complete(root):
+        include = root / "include"
+        standard = (include / "cccl/cuda/std").is_dir() or (include / "cuda/std").is_dir()
+        return standard and all((include / header).exists() for header in headers)
+
+    path = next((root for root in roots if complete(root)), None)
+    if path is None:
+        for wheel in carried.glob("nvidia_cuda_*.whl"):
+            zipfile.ZipFile(wheel).extractall(work / "cuda")
+        path = work / "cuda/nvidia/cu13"
+    folders = [root / name for root in [path, *roots] for name in ("lib64", "lib", "lib/x86_64-linux-gnu")]
+    libraries = [folder for folder in folders if list(folder.glob("libnvrtc.so*"))][:1]
+    search = [str(folder) for folder in libraries] + os.environ.get("LD_LIBRARY_PATH", "").split(":")
+    return {"CUDA_PATH": str(path), "LD_LIBRARY_PATH": ":".join(filter(None, search))}
