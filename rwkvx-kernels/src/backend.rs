@@ -8,8 +8,9 @@ use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Int, Tensor, backend::Backend};
 
 use crate::cross_entropy::{self, RowLosses};
+use crate::embedding;
 use crate::known_gradient;
-use crate::layer_norm;
+use crate::layer_norm::{self, LayerNormGrads};
 use crate::pointwise::{self, Pointwise};
 use crate::project::{self, WeightLayout};
 use crate::sample::{self, Draw, Sampled};
@@ -121,6 +122,29 @@ pub trait KernelBackend: Backend {
         layer_norm::reference::layer_norm(x, weight, bias)
     }
 
+    /// The gradients of [`layer_norm`](Self::layer_norm) from that of its result.
+    fn layer_norm_backward(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 1>,
+        d_normal: Tensor<Self, 2>,
+    ) -> LayerNormGrads<Self> {
+        layer_norm::reference::backward(x, weight, d_normal)
+    }
+
+    /// Rows of a table; see [`embedding`](crate::embedding()).
+    fn embedding(weight: Tensor<Self, 2>, ids: Tensor<Self, 1, Int>) -> Tensor<Self, 2> {
+        embedding::reference::embedding(weight, ids)
+    }
+
+    /// The gradient of a table of `vocab` rows from that of the rows that `ids` named.
+    fn embedding_gradient(
+        vocab: usize,
+        ids: Tensor<Self, 1, Int>,
+        d_rows: Tensor<Self, 2>,
+    ) -> Tensor<Self, 2> {
+        embedding::reference::gradient(vocab, ids, d_rows)
+    }
+
     /// A function of each element; see [`sigmoid`](crate::sigmoid) and [`tanh`](crate::tanh).
     fn pointwise(function: Pointwise, x: FloatTensor<Self>) -> FloatTensor<Self> {
         pointwise::reference::forward::<Self>(function, x)
@@ -227,6 +251,18 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         }
     }
 
+    fn layer_norm(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 1>,
+        bias: Tensor<Self, 1>,
+    ) -> Tensor<Self, 2> {
+        layer_norm::autodiff::layer_norm::<B, C>(x, weight, bias)
+    }
+
+    fn embedding(weight: Tensor<Self, 2>, ids: Tensor<Self, 1, Int>) -> Tensor<Self, 2> {
+        embedding::autodiff::embedding::<B, C>(weight, ids)
+    }
+
     fn pointwise(function: Pointwise, x: FloatTensor<Self>) -> FloatTensor<Self> {
         pointwise::autodiff::apply::<B, C>(function, x)
     }
@@ -314,6 +350,30 @@ where
         shape: ChunkTopK,
     ) -> Tensor<Self, 4> {
         sparse_attention::cube::attend_cached(query, start, rows, shape)
+    }
+
+    fn layer_norm(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 1>,
+        bias: Tensor<Self, 1>,
+    ) -> Tensor<Self, 2> {
+        layer_norm::cube::layer_norm(x, weight, bias)
+    }
+
+    fn layer_norm_backward(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 1>,
+        d_normal: Tensor<Self, 2>,
+    ) -> LayerNormGrads<Self> {
+        layer_norm::cube::backward(x, weight, d_normal)
+    }
+
+    fn embedding_gradient(
+        vocab: usize,
+        ids: Tensor<Self, 1, Int>,
+        d_rows: Tensor<Self, 2>,
+    ) -> Tensor<Self, 2> {
+        embedding::cube::gradient(vocab, ids, d_rows)
     }
 
     fn token_shift(
@@ -429,6 +489,14 @@ macro_rules! impl_cpu {
                 bias: Tensor<Self, 1>,
             ) -> Tensor<Self, 2> {
                 layer_norm::cpu::layer_norm(x, weight, bias)
+            }
+
+            fn layer_norm_backward(
+                x: Tensor<Self, 2>,
+                weight: Tensor<Self, 1>,
+                d_normal: Tensor<Self, 2>,
+            ) -> LayerNormGrads<Self> {
+                layer_norm::cpu::backward(x, weight, d_normal)
             }
 
             fn pointwise(function: Pointwise, x: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -14,6 +14,7 @@ use burn_ir::{InitOperationIr, OperationIr};
 
 use crate::KernelBackend;
 use crate::cross_entropy::RowLosses;
+use crate::layer_norm::LayerNormGrads;
 use crate::sample::{Draw, Sampled};
 use crate::sparse_attention::{
     AttentionGradient, AttentionGrads, AttentionInputs, CachedRows, ChunkTopK,
@@ -180,6 +181,39 @@ impl<B: KernelBackend + FusionBackend> KernelBackend for Fusion<B> {
             means: rows.means.clone().map(inner),
         };
         outer(B::attend_cached(inner(query), start, &rows, shape))
+    }
+
+    fn layer_norm(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 1>,
+        bias: Tensor<Self, 1>,
+    ) -> Tensor<Self, 2> {
+        outer(<B as KernelBackend>::layer_norm(
+            inner(x),
+            inner(weight),
+            inner(bias),
+        ))
+    }
+
+    fn layer_norm_backward(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 1>,
+        d_normal: Tensor<Self, 2>,
+    ) -> LayerNormGrads<Self> {
+        let grads = B::layer_norm_backward(inner(x), inner(weight), inner(d_normal));
+        LayerNormGrads {
+            x: outer(grads.x),
+            weight: outer(grads.weight),
+            bias: outer(grads.bias),
+        }
+    }
+
+    fn embedding_gradient(
+        vocab: usize,
+        ids: Tensor<Self, 1, Int>,
+        d_rows: Tensor<Self, 2>,
+    ) -> Tensor<Self, 2> {
+        outer(B::embedding_gradient(vocab, inner_int(ids), inner(d_rows)))
     }
 
     fn token_shift(

@@ -4,7 +4,7 @@
 //! * [`sparse_attention`](sparse_attention()): causal attention to the query's own chunk and its best earlier chunks, with [`KvCache`] for
 //!   prefill in pieces and decoding;
 //! * [`project`](project()): rows times weights of 32, 16 or 8 bits;
-//! * [`layer_norm`](layer_norm()), the norm before every mix;
+//! * [`embedding`](embedding()), the rows of a table, and [`layer_norm`](layer_norm()), the norm before every mix;
 //! * [`token_shift`], [`prepare_keys`], [`mix_value`] and [`gate_output`]: what a time mix does around its recurrence;
 //! * [`cross_entropy_rows`] and [`cross_entropy_gradient`]: loss and gradient of logits that are made a piece at a time, and
 //!   [`with_gradient`], which hands gradients made that way to autodiff;
@@ -26,6 +26,7 @@ mod cpu;
 mod cross_entropy;
 #[cfg(feature = "cube")]
 mod cube;
+mod embedding;
 #[cfg(feature = "fusion")]
 mod fusion;
 mod joint;
@@ -43,8 +44,9 @@ mod wkv7;
 
 pub use backend::{AllReduce, KernelBackend};
 pub use cross_entropy::{RowLosses, cross_entropy_gradient, cross_entropy_rows};
+pub use embedding::embedding;
 pub use known_gradient::with_gradient;
-pub use layer_norm::layer_norm;
+pub use layer_norm::{LayerNormGrads, layer_norm};
 pub use pointwise::{Pointwise, sigmoid, squared_relu, tanh};
 pub use project::{WeightLayout, int8_group, int8_scheme, project};
 pub use sample::{BANNED, Draw, NONE_LEFT, NOT_A_NUMBER, Sampled, sample, sample_row};
@@ -63,6 +65,7 @@ pub use wkv7::{Wkv7Backward, Wkv7Forward, Wkv7Gradient, Wkv7Grads, Wkv7Inputs, W
 /// Public so that a hand-written body can be compared with its definition on the same backend.
 pub mod reference {
     pub use crate::cross_entropy::reference::{cross_entropy_gradient, cross_entropy_rows};
+    pub use crate::embedding::reference::embedding;
     pub use crate::layer_norm::reference::layer_norm;
     pub use crate::project::reference::project;
     pub use crate::sample::reference::sample;

@@ -3,7 +3,7 @@
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor};
-use rwkvx_kernels::{KernelBackend, WeightLayout, layer_norm, project};
+use rwkvx_kernels::{KernelBackend, WeightLayout, embedding, layer_norm, project};
 
 /// A parameter that has its shape but no value yet. It holds zeros if it is ever read before it is given one.
 pub(crate) fn unset<B: Backend, const D: usize>(
@@ -54,10 +54,14 @@ impl<B: Backend> Embedding<B> {
             weight: unset([vocab_size, channels], device),
         }
     }
+}
 
+impl<B: KernelBackend> Embedding<B> {
     /// `[batch, time]` to `[batch, time, channels]`.
     pub fn forward(&self, ids: Tensor<B, 2, Int>) -> Tensor<B, 3> {
-        burn::tensor::module::embedding(self.weight.val(), ids)
+        let [batch, time] = ids.dims();
+        let rows = embedding(self.weight.val(), ids.reshape([batch * time])); // [rows, channels]
+        rows.reshape([batch as i64, time as i64, -1])
     }
 }
 

@@ -1,4 +1,4 @@
-//! Rows of logits on a device: a cube takes a row, or several one after another, and its units stride over the vocabulary.
+//! Long rows on a device: a cube takes a row, or several one after another, and its units stride over it.
 
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::client::ComputeClient;
@@ -43,6 +43,12 @@ impl<R: CubeRuntime> Grid<R> {
         }
     }
 
+    /// With at most `most` units per cube, a power of two.
+    pub(crate) fn with_units(self, most: usize) -> Self {
+        let units = self.units.min(most);
+        Self { units, ..self }
+    }
+
     pub(crate) fn cubes(&self) -> CubeCount {
         CubeCount::Static(self.rows.min(CUBES) as u32, 1, 1)
     }
@@ -50,4 +56,28 @@ impl<R: CubeRuntime> Grid<R> {
     pub(crate) fn units(&self) -> CubeDim {
         CubeDim::new_1d(self.units as u32)
     }
+}
+
+/// The sum of the `units` of a cube, a power of two, which each of them receives. `shared` has a place for each.
+#[cube]
+pub(crate) fn sum_over_cube(
+    value: f32,
+    shared: &mut SharedMemory<f32>,
+    #[comptime] units: usize,
+) -> f32 {
+    let unit = UNIT_POS as usize;
+    shared[unit] = value;
+    sync_cube();
+    let mut reach = comptime!(units / 2).runtime();
+    while reach > 0 {
+        if unit < reach {
+            let other = shared[unit + reach];
+            shared[unit] += other;
+        }
+        sync_cube();
+        reach /= 2;
+    }
+    let sum = shared[0];
+    sync_cube();
+    sum
 }

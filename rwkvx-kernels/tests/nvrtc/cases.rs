@@ -5,7 +5,7 @@ use burn::tensor::{DType, Tensor, backend::Backend};
 use rwkvx_kernels::{Wkv7Inputs, Wkv7Output, wkv7};
 
 use crate::guard::{GuardDevice, GuardRuntime};
-use crate::{attention, cross_entropy, sample, time_mix};
+use crate::{attention, cross_entropy, layers, sample, time_mix};
 
 pub(crate) type Guard = burn_cubecl::CubeBackend<GuardRuntime, f32, i32, u8>;
 type Train = Autodiff<Guard>;
@@ -27,6 +27,7 @@ pub(crate) fn all() -> Vec<Case> {
         time_mix::cases(dtype, &mut cases);
         cross_entropy::cases(dtype, &mut cases);
         sample::cases(dtype, &mut cases);
+        layers::cases(dtype, &mut cases);
     }
     cases
 }

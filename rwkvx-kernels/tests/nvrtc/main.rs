@@ -7,6 +7,7 @@ mod cases;
 mod cross_entropy;
 mod faulty;
 mod guard;
+mod layers;
 mod nvrtc;
 mod report;
 mod sample;

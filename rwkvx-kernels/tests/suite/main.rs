@@ -6,6 +6,7 @@ mod attention_properties;
 mod cache;
 mod contracts;
 mod cross_entropy;
+mod embedding;
 #[cfg(all(feature = "vulkan", feature = "fusion"))]
 mod fusion;
 mod layer_norm;

@@ -5,10 +5,11 @@ use std::marker::PhantomData;
 use std::path::Path;
 
 use burn::backend::Autodiff;
-use burn::tensor::{Tensor, TensorData, backend::Backend};
+use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use rwkvx_kernels::{
     ChunkTopK, KernelBackend, KeyInputs, Keys, OutputInputs, ValueInputs, Wkv7Inputs, Wkv7Output,
-    gate_output, mix_value, prepare_keys, reference, sparse_attention, token_shift, wkv7,
+    embedding, gate_output, layer_norm, mix_value, prepare_keys, reference, sparse_attention,
+    token_shift, wkv7,
 };
 
 /// Largest allowed `norm(x - reference) / norm(reference)` of f32 results: the recurrence over 256 tokens amplifies one rounding (6e-8) some
@@ -32,6 +33,15 @@ pub(crate) trait Operators {
     fn mix_value(inputs: ValueInputs<Autodiff<Self::Inner>>) -> Tensor<Autodiff<Self::Inner>, 2>;
     fn gate_output(inputs: OutputInputs<Autodiff<Self::Inner>>)
     -> Tensor<Autodiff<Self::Inner>, 2>;
+    fn layer_norm(
+        x: Tensor<Autodiff<Self::Inner>, 2>,
+        weight: Tensor<Autodiff<Self::Inner>, 1>,
+        bias: Tensor<Autodiff<Self::Inner>, 1>,
+    ) -> Tensor<Autodiff<Self::Inner>, 2>;
+    fn embedding(
+        weight: Tensor<Autodiff<Self::Inner>, 2>,
+        ids: Tensor<Autodiff<Self::Inner>, 1, Int>,
+    ) -> Tensor<Autodiff<Self::Inner>, 2>;
 }
 
 /// What users of a backend get: its own bodies and backward passes.
@@ -62,6 +72,19 @@ impl<B: KernelBackend> Operators for Native<B> {
     }
     fn gate_output(inputs: OutputInputs<Autodiff<B>>) -> Tensor<Autodiff<B>, 2> {
         gate_output(inputs)
+    }
+    fn layer_norm(
+        x: Tensor<Autodiff<B>, 2>,
+        weight: Tensor<Autodiff<B>, 1>,
+        bias: Tensor<Autodiff<B>, 1>,
+    ) -> Tensor<Autodiff<B>, 2> {
+        layer_norm(x, weight, bias)
+    }
+    fn embedding(
+        weight: Tensor<Autodiff<B>, 2>,
+        ids: Tensor<Autodiff<B>, 1, Int>,
+    ) -> Tensor<Autodiff<B>, 2> {
+        embedding(weight, ids)
     }
 }
 
@@ -94,6 +117,19 @@ impl<B: KernelBackend> Operators for Defined<B> {
     }
     fn gate_output(inputs: OutputInputs<Autodiff<B>>) -> Tensor<Autodiff<B>, 2> {
         reference::gate_output(inputs)
+    }
+    fn layer_norm(
+        x: Tensor<Autodiff<B>, 2>,
+        weight: Tensor<Autodiff<B>, 1>,
+        bias: Tensor<Autodiff<B>, 1>,
+    ) -> Tensor<Autodiff<B>, 2> {
+        reference::layer_norm(x, weight, bias)
+    }
+    fn embedding(
+        weight: Tensor<Autodiff<B>, 2>,
+        ids: Tensor<Autodiff<B>, 1, Int>,
+    ) -> Tensor<Autodiff<B>, 2> {
+        reference::embedding(weight, ids)
     }
 }
 

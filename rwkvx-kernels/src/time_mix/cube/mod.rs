@@ -13,6 +13,7 @@ mod value;
 pub(crate) use keys::prepare_keys;
 pub(crate) use output::gate_output;
 pub(crate) use shift::token_shift;
+pub(crate) use sum::sum_blocks;
 pub(crate) use value::mix_value;
 
 use burn::tensor::{DType, Tensor};
@@ -43,7 +44,7 @@ const CUBE_UNITS: usize = 256;
 
 /// How heads lie on the units of a cube; part of a kernel's identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Heads {
+pub(crate) struct Heads {
     /// Channels per head.
     size: usize,
     /// Units per head, neighbours.
@@ -55,11 +56,11 @@ struct Heads {
 }
 
 /// How the work on a `[rows, channels]` sequence is cut.
-struct Grid<R: CubeRuntime> {
-    client: ComputeClient<R>,
-    rows: usize,
+pub(crate) struct Grid<R: CubeRuntime> {
+    pub(crate) client: ComputeClient<R>,
+    pub(crate) rows: usize,
     /// Channels per vector.
-    vector: usize,
+    pub(crate) vector: usize,
     /// Vectors per row.
     columns: usize,
     /// Blocks of rows.
@@ -102,12 +103,12 @@ impl<R: CubeRuntime> Grid<R> {
     }
 
     /// For an operator to which channels are independent.
-    fn of_channels(sequence: &CubeTensor<R>, [rows, channels]: [usize; 2]) -> Self {
+    pub(crate) fn of_channels(sequence: &CubeTensor<R>, [rows, channels]: [usize; 2]) -> Self {
         let vector = if channels.is_multiple_of(4) { 4 } else { 1 };
         Self::of_heads(sequence, [rows, channels], vector)
     }
 
-    fn cubes(&self) -> CubeCount {
+    pub(crate) fn cubes(&self) -> CubeCount {
         CubeCount::Static(
             (self.columns / self.heads.units) as u32,
             self.blocks as u32,
@@ -115,12 +116,12 @@ impl<R: CubeRuntime> Grid<R> {
         )
     }
 
-    fn units(&self) -> CubeDim {
+    pub(crate) fn units(&self) -> CubeDim {
         CubeDim::new_1d(self.heads.units as u32)
     }
 
     /// Room for a vector `[channels]` per parameter and block, `[parameters, blocks, channels]`.
-    fn partials(&self, like: &CubeTensor<R>, parameters: usize) -> CubeTensor<R> {
+    pub(crate) fn partials(&self, like: &CubeTensor<R>, parameters: usize) -> CubeTensor<R> {
         let channels = self.columns * self.vector;
         allocate(like, [parameters, self.blocks, channels], DType::F32)
     }
@@ -152,19 +153,19 @@ fn arguments<R: CubeRuntime, C: CubePrimitive>(
 
 /// The part of a sequence that a unit works on.
 #[derive(CubeType)]
-struct Part {
+pub(crate) struct Part {
     /// The vector of channels.
-    column: usize,
+    pub(crate) column: usize,
     /// Vectors per row.
-    columns: usize,
+    pub(crate) columns: usize,
     /// The first row.
-    first: usize,
+    pub(crate) first: usize,
     /// The row after the last.
-    end: usize,
+    pub(crate) end: usize,
 }
 
 #[cube]
-fn own_part(rows: usize) -> Part {
+pub(crate) fn own_part(rows: usize) -> Part {
     let units = CUBE_DIM as usize;
     let rows_per_block = rows.div_ceil(CUBE_COUNT_Y as usize);
     let first = CUBE_POS_Y as usize * rows_per_block;
@@ -178,7 +179,7 @@ fn own_part(rows: usize) -> Part {
 
 /// Where a unit leaves its sum for one of the parameters.
 #[cube]
-fn partial_at(part: &Part, parameter: usize) -> usize {
+pub(crate) fn partial_at(part: &Part, parameter: usize) -> usize {
     let block = parameter * CUBE_COUNT_Y as usize + CUBE_POS_Y as usize;
     block * part.columns + part.column
 }

@@ -11,7 +11,7 @@ const COLUMNS: usize = 16;
 const LANES: usize = 16;
 
 /// Adds up what [`Grid::partials`] has room for into a buffer `[channels]` per parameter, all of one float type.
-pub(super) fn sum_blocks<R: CubeRuntime>(
+pub(crate) fn sum_blocks<R: CubeRuntime>(
     grid: &Grid<R>,
     partials: CubeTensor<R>,
     sums: &[CubeTensor<R>],
