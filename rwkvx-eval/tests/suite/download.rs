@@ -154,7 +154,10 @@ fn a_split_is_fetched_once_kept_and_used() {
         [API, &probed, &probed_store, &read, &read_store]
     );
     let fetched = place.join("data/sciq/default/test/0000.parquet");
-    assert_eq!(files_under(&place.join("data")), [fetched.clone()]);
+    assert_eq!(
+        files_under(&place.join("data")),
+        std::slice::from_ref(&fetched)
+    );
     assert_eq!(fs::read(&fetched).unwrap(), parquet());
     let settings = &report["settings"]["files"];
     assert_eq!(settings[0]["path"], "data/sciq/default/test/0000.parquet");

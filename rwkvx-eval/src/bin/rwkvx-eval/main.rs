@@ -50,6 +50,17 @@ struct Common {
 
 #[derive(Subcommand)]
 enum Command {
+    #[command(flatten)]
+    Benchmark(Benchmark),
+    /// Two reports of a benchmark, question by question, with confidence intervals
+    Compare(compare::Compare),
+    /// All reports as one HTML page, beside the paper's own numbers; --out is its file [default: report.html]
+    Report(report::Report),
+}
+
+/// What runs a model, and so needs a device.
+#[derive(Subcommand)]
+enum Benchmark {
     /// RULER's single needles (S-NIAH): passkey, number and UUID at a grid of lengths and depths
     Sniah(sniah::Sniah),
     /// Many facts in one text, of which some are asked: accuracy by their number and by the length of the text
@@ -62,39 +73,39 @@ enum Command {
     Lambada(lambada::Lambada),
     /// Loss on long texts by length and position, and LongPPL
     Perplexity(perplexity::Perplexity),
-    /// Two reports of a benchmark, question by question, with confidence intervals
-    Compare(compare::Compare),
-    /// All reports as one HTML page, beside the paper's own numbers; --out is its file [default: report.html]
-    Report(report::Report),
     /// Speed and memory of reading and going on at some lengths, beside the same model without its sparse blocks
     Latency(latency::Latency),
 }
 
-impl Task for Cli {
+impl Task for (Benchmark, Common) {
     type Output = Result<()>;
 
     fn run<B: KernelBackend>(self, device: &B::Device) -> Result<()> {
-        match self.command {
-            Command::Sniah(command) => command.run::<B>(&self.common, device),
-            Command::Facts(command) => command.run::<B>(&self.common, device),
-            Command::Passkey(command) => command.run::<B>(&self.common, device),
-            Command::Choice(command) => command.run::<B>(&self.common, device),
-            Command::Lambada(command) => command.run::<B>(&self.common, device),
-            Command::Perplexity(command) => command.run::<B>(&self.common, device),
-            Command::Compare(command) => command.run(self.common.json),
-            Command::Report(command) => command.run(self.common.out.as_deref(), self.common.json),
-            Command::Latency(command) => command.run::<B>(&self.common, device),
+        let (benchmark, common) = self;
+        match benchmark {
+            Benchmark::Sniah(command) => command.run::<B>(&common, device),
+            Benchmark::Facts(command) => command.run::<B>(&common, device),
+            Benchmark::Passkey(command) => command.run::<B>(&common, device),
+            Benchmark::Choice(command) => command.run::<B>(&common, device),
+            Benchmark::Lambada(command) => command.run::<B>(&common, device),
+            Benchmark::Perplexity(command) => command.run::<B>(&common, device),
+            Benchmark::Latency(command) => command.run::<B>(&common, device),
         }
+    }
+}
+
+fn run(Cli { common, command }: Cli) -> Result<()> {
+    match command {
+        Command::Benchmark(benchmark) => backend::run(common.backend, (benchmark, common))?,
+        Command::Compare(command) => command.run(common.json),
+        Command::Report(command) => command.run(common.out.as_deref(), common.json),
     }
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     compute_on_this_thread();
-    match backend::run(cli.common.backend, cli)
-        .map_err(Into::into)
-        .flatten()
-    {
+    match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
