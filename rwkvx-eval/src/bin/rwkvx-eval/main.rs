@@ -77,12 +77,18 @@ enum Benchmark {
     Latency(latency::Latency),
 }
 
-impl Task for (Benchmark, Common) {
+/// A benchmark, to be run on a device.
+struct OnDevice {
+    benchmark: Benchmark,
+    common: Common,
+}
+
+impl Task for OnDevice {
     type Output = Result<()>;
 
     fn run<B: KernelBackend>(self, device: &B::Device) -> Result<()> {
-        let (benchmark, common) = self;
-        match benchmark {
+        let common = self.common;
+        match self.benchmark {
             Benchmark::Sniah(command) => command.run::<B>(&common, device),
             Benchmark::Facts(command) => command.run::<B>(&common, device),
             Benchmark::Passkey(command) => command.run::<B>(&common, device),
@@ -96,7 +102,9 @@ impl Task for (Benchmark, Common) {
 
 fn run(Cli { common, command }: Cli) -> Result<()> {
     match command {
-        Command::Benchmark(benchmark) => backend::run(common.backend, (benchmark, common))?,
+        Command::Benchmark(benchmark) => {
+            backend::run(common.backend, OnDevice { benchmark, common })?
+        }
         Command::Compare(command) => command.run(common.json),
         Command::Report(command) => command.run(common.out.as_deref(), common.json),
     }
