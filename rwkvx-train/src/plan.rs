@@ -239,17 +239,17 @@ const ON_THE_WAY_BACK: f64 = 11.0;
 /// Activations that autodiff keeps, in units of the residual stream `[batch, time, channels]`: of the largest layer (a recurrent block and the sparse one
 /// behind it), and of all layers that have a gradient.
 ///
-/// - A norm keeps the centred and the normal values, 2. A channel mix keeps its input, the shifted input and the hidden values (4 wide), 6.
+/// - A norm keeps its input, 1. A channel mix keeps its input, the shifted input and the hidden values (4 wide), 6.
 /// - A time mix keeps its input 1, the six shifted inputs 6, receptance, gate 2, the raw decay, rate and key 3, what the recurrence takes of them 4, raw and
 ///   mixed value and its amount 3, the recurrence's output and the gated one 2: 21, the hidden values of the low-rank maps, and `states` of the recurrence.
 /// - An attention keeps its input, query, key, value and output, 5.
-/// - Where the weights are frozen their inputs are not kept: the seven shifted ones, the normal values and the gated output, 10.
+/// - Where the weights are frozen their inputs are not kept: the seven shifted ones and the gated output, 8.
 pub fn activations(model: &RwkvXConfig, phase: Phase, states: f64) -> (f64, f64) {
-    const NORM: f64 = 2.0;
+    const NORM: f64 = 1.0;
     const CHANNEL_MIX: f64 = 6.0;
     const TIME_MIX: f64 = 21.0;
     const ATTENTION: f64 = 5.0;
-    const FOR_WEIGHTS: f64 = 10.0;
+    const FOR_WEIGHTS: f64 = 8.0;
     let ranks = model.decay_rank + model.rate_rank + model.value_rank + model.gate_rank;
     let low_rank = ranks as f64 / model.channels as f64;
     let trained = 2.0 * NORM + TIME_MIX + low_rank + states + CHANNEL_MIX;
