@@ -53,14 +53,12 @@ pub struct RunOptions {
 ///
 /// # Errors
 ///
-/// If the configuration is impossible, or the directory holds more than the configuration of a run that made no step.
+/// If the configuration is impossible, or the directory holds something already.
 pub fn create(config: &TrainConfig, directory: &Path) -> Result<()> {
     config.validate()?;
     fs::create_dir_all(directory).map_err(Error::io(directory))?;
     let mut entries = fs::read_dir(directory).map_err(Error::io(directory))?;
-    let is_config =
-        |entry: std::io::Result<fs::DirEntry>| entry.is_ok_and(|entry| entry.file_name() == CONFIG);
-    if !entries.all(is_config) {
+    if entries.next().is_some() {
         return Err(Error::Option {
             option: "--out",
             reason: format!(

@@ -3,6 +3,7 @@
 //! Kernels index their arguments as dense row-major buffers. Inputs are made contiguous on the way in; outputs are allocated
 //! dense here, because Burn's own allocation pads rows on CUDA.
 
+pub(crate) mod blocks;
 pub(crate) mod devices;
 pub(crate) mod rows;
 pub(crate) mod warp;
@@ -61,6 +62,22 @@ pub(crate) fn dense_int<B: CubeMemory, const D: usize>(
     tensor: Tensor<B, D, Int>,
 ) -> CubeTensor<B::Runtime> {
     into_contiguous(tensor.into_primitive())
+}
+
+/// Dense buffers of the float type of the first.
+pub(crate) fn alike<B: CubeMemory, const D: usize, const N: usize>(
+    tensors: [Tensor<B, D>; N],
+) -> [CubeTensor<B::Runtime>; N] {
+    let dtype = tensors[0].dtype();
+    tensors.map(|tensor| dense(tensor.cast(dtype)))
+}
+
+/// Any number of buffers as one argument.
+pub(crate) fn arguments<R: CubeRuntime, C: CubePrimitive>(
+    buffers: &[CubeTensor<R>],
+) -> SequenceArg<R, Array<C>> {
+    let arguments = buffers.iter().map(|buffer| buffer.clone().into_array_arg());
+    arguments.collect()
 }
 
 /// The tensor that owns a buffer.

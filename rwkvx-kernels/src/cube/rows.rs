@@ -9,7 +9,7 @@ const UNITS: usize = 1024;
 /// Fewest units: those of a plane.
 const FEWEST_UNITS: usize = 32;
 /// Cubes that every device can count along an axis.
-const CUBES: usize = 65535;
+pub(crate) const CUBES: usize = 65535;
 
 /// How `[rows, vocab]` is cut.
 pub(crate) struct Grid<R: CubeRuntime> {

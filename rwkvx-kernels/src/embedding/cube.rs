@@ -7,14 +7,13 @@
 use burn::tensor::{Int as Integer, Tensor};
 use cubecl::prelude::*;
 
+use crate::cube::rows::CUBES;
 use crate::cube::{CubeMemory, allocate, dense, dense_int, tensor};
 
 /// Units per cube.
 const UNITS: usize = 64;
 /// Sums that a cube holds: 16 KiB, what every device has room for, less the ids.
 const SUMS: usize = 3840;
-/// Cubes that every device can count along an axis.
-const CUBES: usize = 65535;
 
 /// The body of [`KernelBackend::embedding_gradient`](crate::KernelBackend::embedding_gradient).
 pub(crate) fn gradient<B: CubeMemory>(

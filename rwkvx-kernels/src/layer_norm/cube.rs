@@ -1,15 +1,14 @@
 //! The norm as CubeCL kernels, with arithmetic in f32.
 //!
 //! A cube takes a row, or several one after another, and adds up its units' parts as a tree. The gradients of the parameters are sums over rows; for
-//! them a unit owns a vector of channels and walks down a block of rows, as in [`time_mix::cube`](crate::time_mix::cube).
+//! them a unit owns a vector of channels and walks down a block of rows, as [`blocks`] says.
 
 use burn::tensor::{DType, Tensor};
 use cubecl::prelude::*;
 
 use super::{EPSILON, LayerNormGrads};
 use crate::cube::rows::{Grid, sum_over_cube};
-use crate::cube::{CubeMemory, allocate, allocate_like, dense, tensor};
-use crate::time_mix::cube as blocks;
+use crate::cube::{CubeMemory, alike, allocate, allocate_like, blocks, dense, tensor};
 
 /// Most units per row. More would wait for each other longer than they read.
 const UNITS: usize = 64;
@@ -21,8 +20,7 @@ pub(crate) fn layer_norm<B: CubeMemory>(
     bias: Tensor<B, 1>,
 ) -> Tensor<B, 2> {
     let dims = x.dims();
-    let bias = dense(bias.cast(weight.dtype()));
-    let (x, weight) = (dense(x), dense(weight));
+    let (x, [weight, bias]) = (dense(x), alike([weight, bias]));
     let grid = Grid::new(&x, dims, 4).with_units(UNITS);
     let dtypes = [x.dtype.into(), weight.dtype.into()];
     let normal = allocate_like(&x);
@@ -53,8 +51,7 @@ pub(crate) fn backward<B: CubeMemory>(
     d_normal: Tensor<B, 2>,
 ) -> LayerNormGrads<B> {
     let dims @ [rows, _] = x.dims();
-    let d_normal = dense(d_normal.cast(x.dtype()));
-    let (x, weight) = (dense(x), dense(weight));
+    let ([x, d_normal], weight) = (alike([x, d_normal]), dense(weight));
     let dtypes = [x.dtype.into(), weight.dtype.into()];
     let d_x = allocate_like(&x);
     let statistics = allocate(&x, [rows, 2], DType::F32);

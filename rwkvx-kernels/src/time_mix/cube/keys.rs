@@ -2,9 +2,9 @@
 
 use cubecl::prelude::*;
 
-use super::sum::sum_blocks;
-use super::{Grid, Heads, alike, exchange, negative, own_part, partial_at, sigmoid, sum_over_head};
-use crate::cube::{CubeMemory, allocate_like, tensor};
+use super::{exchange, negative, sigmoid, sum_over_head};
+use crate::cube::blocks::{Grid, Heads, own_part, partial_at, sum_blocks};
+use crate::cube::{CubeMemory, alike, allocate_like, tensor};
 use crate::time_mix::reference::{LOG_DECAY_FLOOR, MIN_SQUARED_NORM};
 use crate::time_mix::{KeyInputs, Keys};
 

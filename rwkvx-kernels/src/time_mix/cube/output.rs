@@ -3,9 +3,9 @@
 use burn::tensor::Tensor;
 use cubecl::prelude::*;
 
-use super::sum::sum_blocks;
-use super::{Grid, Heads, alike, exchange, own_part, partial_at, sum_over_head};
-use crate::cube::{CubeMemory, allocate_like, tensor};
+use super::{exchange, sum_over_head};
+use crate::cube::blocks::{Grid, Heads, own_part, partial_at, sum_blocks};
+use crate::cube::{CubeMemory, alike, allocate_like, tensor};
 use crate::time_mix::OutputInputs;
 use crate::time_mix::reference::NORM_EPSILON;
 

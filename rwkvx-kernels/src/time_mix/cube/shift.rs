@@ -4,9 +4,8 @@ use burn::tensor::Tensor;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::sum::sum_blocks;
-use super::{Grid, arguments, own_part, partial_at};
-use crate::cube::{CubeMemory, allocate, allocate_like, dense, tensor};
+use crate::cube::blocks::{Grid, own_part, partial_at, sum_blocks};
+use crate::cube::{CubeMemory, allocate, allocate_like, arguments, dense, tensor};
 use crate::time_mix::ShiftGrads;
 
 /// The body of [`KernelBackend::token_shift`](crate::KernelBackend::token_shift).

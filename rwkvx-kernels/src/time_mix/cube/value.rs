@@ -3,9 +3,9 @@
 use burn::tensor::Tensor;
 use cubecl::prelude::*;
 
-use super::sum::sum_blocks;
-use super::{Grid, alike, own_part, partial_at, sigmoid};
-use crate::cube::{CubeMemory, allocate_like, dense, tensor};
+use super::sigmoid;
+use crate::cube::blocks::{Grid, own_part, partial_at, sum_blocks};
+use crate::cube::{CubeMemory, alike, allocate_like, dense, tensor};
 use crate::time_mix::ValueInputs;
 
 /// The body of [`KernelBackend::mix_value`](crate::KernelBackend::mix_value).
