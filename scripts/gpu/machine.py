@@ -1,13 +1,80 @@
-"""The machine with a GPU: programs that were carried there, and what they need of CUDA."""
+"""The machine with a GPU: a session there, programs that were carried there, and what they need of CUDA."""
 
+import argparse
 import json
 import lzma
 import os
+import shutil
 import signal
 import subprocess
+import time
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def parser(description, seconds):
+    """The options of every session."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--backend", default="cuda")
+    parser.add_argument("--carried", type=Path, default=ROOT / "target/gpu", help="what scripts/gpu/build made")
+    parser.add_argument("--out", type=Path, default=os.environ.get("OUT"), help="default: $OUT, else CARRIED/results")
+    parser.add_argument("--seconds", type=float, default=seconds, help="when to stop")
+    parser.add_argument("--small", action="store_true", help="tiny sizes, to try this script out")
+    return parser
+
+
+class Session:
+    """Some time of the machine, in sections of which each stands alone: one that fails is reported, and the others run."""
+
+    def __init__(self, options, name, results):
+        """`name` is of the folder for files that are needed no longer, `results` of what is written after each section."""
+        self.options = options
+        self.started = time.monotonic()
+        self.carried = options.carried.resolve()
+        self.out = (options.out or self.carried / "results").resolve()
+        self.work = self.carried / name
+        shutil.rmtree(self.work, ignore_errors=True)
+        for folder in (self.out, self.work):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.path = self.out / results
+        self.environment = {}
+        self.results = {"backend": options.backend, "sections": {}}
+
+    def left(self):
+        return self.options.seconds - (time.monotonic() - self.started)
+
+    def section(self, name, run):
+        start = time.monotonic()
+        print(f"--- {name}, {self.left():.0f} s left", flush=True)
+        try:
+            report = run() or {}
+        except Exception as error:
+            report = {"error": f"{type(error).__name__}: {error}"}
+        report["seconds"] = round(time.monotonic() - start, 1)
+        self.results["sections"][name] = report
+        self.write()
+        if "error" in report:
+            print(f"    {report['error']}", flush=True)
+        return report
+
+    def write(self):
+        self.path.with_suffix(".new").write_text(json.dumps(self.results, indent=1))
+        self.path.with_suffix(".new").replace(self.path)
+
+    def binary(self, name):
+        """A program that `scripts/gpu/build` packed, ready to run."""
+        path = self.work / name
+        if not path.exists():
+            path.write_bytes(lzma.decompress((self.carried / f"{name}.xz").read_bytes()))
+            path.chmod(0o755)
+        return path
+
+    def cuda(self):
+        """What the kernels need of CUDA at run time, where that is the backend."""
+        return cuda_environment(self.carried, self.work) if self.options.backend == "cuda" else {}
 
 
 class Process:
@@ -50,15 +117,6 @@ class Process:
         shown = lines[panics[0] : panics[0] + 4] if panics else lines[-4:]
         said = " | ".join(line.strip()[:300] for line in shown)
         return f"{status if isinstance(status, str) else f'exit {status}'}: {said}"
-
-
-def unpacked(carried, name, work):
-    """A program that `scripts/gpu/build` packed, ready to run."""
-    path = work / name
-    if not path.exists():
-        path.write_bytes(lzma.decompress((carried / f"{name}.xz").read_bytes()))
-        path.chmod(0o755)
-    return path
 
 
 def gpu():
