@@ -9,30 +9,21 @@ def wkv7(dims, *passes, dtypes=DTYPES):
     """The recurrence: batch, time, heads, head size."""
     label = {"operator": "wkv7", "dims": dims}
     size = {"operator": "wkv7", "dims": dims, "label": label, "file": "{}.safetensors"}
-    command = ["wkv7", "--dims"]
-    return {"command": [*command, *dims], "warm": [*command, *with_time(dims)], "passes": passes, "dtypes": dtypes, "sizes": [size]}
-
-
-def with_time(dims):
-    """The same in what is compiled, but short."""
-    batch, tokens, heads, size = dims
-    return [batch, min(tokens, max(4096 // batch, 1024)), heads, size]
+    return {"command": ["wkv7", "--dims", *dims], "passes": passes, "dtypes": dtypes, "sizes": [size]}
 
 
 def attention(heads, shape, tokens, *passes, dtypes=("bf16",)):
     """The attention with chunks of `shape[0]` tokens and `shape[1]` of them per query. `tokens` are lengths, or what a cache holds before
     one more is decoded. All lengths in one process, which compiles each kernel once."""
     chunk_size, top_k = shape
-    kind = ["attention", "--heads", heads, "--head-size", HEAD_SIZE, "--chunk-size", chunk_size, "--top-k", top_k]
-    command = kind + [part for length in tokens for part in ("--tokens", length)]
-    # More chunks than are chosen, so that everything is compiled.
-    warm = [*kind, "--tokens", (top_k + 1) * chunk_size]
+    command = ["attention", "--heads", heads, "--head-size", HEAD_SIZE, "--chunk-size", chunk_size, "--top-k", top_k]
+    command += [part for length in tokens for part in ("--tokens", length)]
     sizes = []
     for length in tokens:
         size = {"heads": heads, "head_size": HEAD_SIZE, "chunk_size": chunk_size, "top_k": top_k, "tokens": length}
         label = {"operator": "attention", "dims": [1, length, heads, HEAD_SIZE], "chunk_size": chunk_size, "top_k": top_k}
         sizes.append(size | {"operator": "attention", "label": label, "file": f"{{}}-{length}.safetensors"})
-    return {"command": command, "warm": warm, "passes": passes, "dtypes": dtypes, "sizes": sizes}
+    return {"command": command, "passes": passes, "dtypes": dtypes, "sizes": sizes}
 
 
 SHAPES = [(2048, 3), (128, 8)]

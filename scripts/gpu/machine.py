@@ -7,12 +7,23 @@ import os
 import shutil
 import signal
 import subprocess
+import tarfile
 import time
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+# Where kernels are, and which variants were fastest, so that a second process need neither compile nor tune.
+CUBECL = """
+[compilation.cache]
+file = "{kernels}"
+[autotune.cache]
+file = "{tuned}"
+[autotune.logger]
+level = "full"
+file = "{tuned}.log"
+"""
 
 
 def parser(description, seconds):
@@ -23,6 +34,7 @@ def parser(description, seconds):
     parser.add_argument("--out", type=Path, default=os.environ.get("OUT"), help="default: $OUT, else CARRIED/results")
     parser.add_argument("--seconds", type=float, default=seconds, help="when to stop")
     parser.add_argument("--small", action="store_true", help="tiny sizes, to try this script out")
+    parser.add_argument("--compile", action="store_true", help="only compile the kernels, for which scripts/gpu/build has a stand-in for the GPU")
     return parser
 
 
@@ -41,10 +53,18 @@ class Session:
             folder.mkdir(parents=True, exist_ok=True)
         self.path = self.out / results
         self.environment = {}
+        packed = self.carried / "kernels.tar.xz"
+        if packed.exists() and not (self.carried / "kernels").exists():
+            with tarfile.open(packed) as archive:
+                archive.extractall(self.carried, filter="data")
         self.results = {"backend": options.backend, "sections": {}}
 
     def left(self):
         return self.options.seconds - (time.monotonic() - self.started)
+
+    def limit(self, seconds):
+        """How long something may take that takes `seconds` at most where nothing is compiled."""
+        return self.left() if self.options.compile else min(seconds, self.left())
 
     def section(self, name, run):
         start = time.monotonic()
@@ -70,6 +90,15 @@ class Session:
         if not path.exists():
             path.write_bytes(lzma.decompress((self.carried / f"{name}.xz").read_bytes()))
             path.chmod(0o755)
+        return path
+
+    def folder(self, name, more=""):
+        """Where a process may work, with CubeCL's settings in it."""
+        path = self.work / name
+        path.mkdir(exist_ok=True)
+        # What was fastest on a stand-in means nothing.
+        tuned = (self.work if self.options.compile else self.carried) / "tuned"
+        (path / "cubecl.toml").write_text(CUBECL.format(kernels=self.carried / "kernels", tuned=tuned) + more)
         return path
 
     def cuda(self):
