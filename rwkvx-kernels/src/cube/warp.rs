@@ -16,6 +16,7 @@
 use burn::tensor::DType;
 use cubecl::ir::features::MmaConfig;
 use cubecl::prelude::*;
+use enumset::EnumSet;
 
 /// Two values in one register, or two of f32.
 pub(crate) type Pair<E> = Vector<E, Const<2>>;
@@ -34,6 +35,15 @@ pub(crate) fn has_products<R: Runtime>(client: &ComputeClient<R>, dtype: DType) 
         k: 16,
     };
     R::name(client) == "cuda" && client.properties().features.matmul.mma.contains(&product)
+}
+
+/// The device's own exponential, whose error of 2 ulp is far below the rounding of the operands; the exact one where products are emulated.
+pub(crate) fn fast_math(emulated: bool) -> EnumSet<FastMath> {
+    if emulated {
+        EnumSet::empty()
+    } else {
+        FastMath::ReducedPrecision | FastMath::NotNaN | FastMath::NotInf
+    }
 }
 
 /// The warp of a unit. Elsewhere than on CUDA it is `emulated` through shared memory, slowly, so that kernels built on it can be tested: then all
@@ -143,7 +153,7 @@ impl Warp {
         sync_cube();
     }
 
-    /// Columns `16 step ..` of the 16 rows at `at` as left operand; `at` and `stride` count pairs.
+    /// Columns `16 step ..` of the 16 rows at `at` as left operand; `at` and `stride` count pairs, and are multiples of four as for all operands.
     pub(crate) fn left<E: Float>(
         &self,
         tile: &SharedMemory<Pair<E>>,
@@ -151,13 +161,23 @@ impl Warp {
         #[comptime] stride: usize,
         step: usize,
     ) -> Array<Pair<E>> {
-        let mut left = Array::<Pair<E>>::new(4usize);
-        let at = at + self.group * stride + self.member + 8 * step;
-        #[unroll(!self.emulated)]
-        for i in 0..4usize {
-            left[i] = tile[at + i % 2 * (8 * stride) + i / 2 * 4];
+        let at = at + 8 * step;
+        if comptime!(self.emulated) {
+            let at = at + self.group * stride + self.member;
+            let mut left = Array::<Pair<E>>::new(4usize);
+            for i in 0..4usize {
+                left[i] = tile[at + i % 2 * (8 * stride) + i / 2 * 4];
+            }
+            left
+        } else {
+            let (row, i) = (self.lane % 8, self.lane / 8);
+            load::<E>(
+                tile,
+                at + (row + i % 2 * 8) * stride + i / 2 * 4,
+                4usize,
+                false,
+            )
         }
-        left
     }
 
     /// Rows `16 step ..` of the 16 columns at `at`, transposed, as left operand.
@@ -168,13 +188,23 @@ impl Warp {
         #[comptime] stride: usize,
         step: usize,
     ) -> Array<Pair<E>> {
-        let mut left = Array::<Pair<E>>::new(4usize);
-        let at = at + self.group / 2 + (2 * self.member + 16 * step) * stride;
-        #[unroll(!self.emulated)]
-        for i in 0..4usize {
-            left[i] = self.column(tile, at + i % 2 * 4 + i / 2 * (8 * stride), stride);
+        let at = at + 16 * step * stride;
+        if comptime!(self.emulated) {
+            let at = at + self.group / 2 + 2 * self.member * stride;
+            let mut left = Array::<Pair<E>>::new(4usize);
+            for i in 0..4usize {
+                left[i] = self.column(tile, at + i % 2 * 4 + i / 2 * (8 * stride), stride);
+            }
+            left
+        } else {
+            let (row, i) = (self.lane % 8, self.lane / 8);
+            load::<E>(
+                tile,
+                at + (row + i / 2 * 8) * stride + i % 2 * 4,
+                4usize,
+                true,
+            )
         }
-        left
     }
 
     /// Columns `16 step ..` of the 8 rows at `at`, transposed, as right operand.
@@ -185,13 +215,18 @@ impl Warp {
         #[comptime] stride: usize,
         step: usize,
     ) -> Array<Pair<E>> {
-        let mut right = Array::<Pair<E>>::new(2usize);
-        let at = at + self.group * stride + self.member + 8 * step;
-        #[unroll(!self.emulated)]
-        for i in 0..2usize {
-            right[i] = tile[at + 4 * i];
+        let at = at + 8 * step;
+        if comptime!(self.emulated) {
+            let at = at + self.group * stride + self.member;
+            let mut right = Array::<Pair<E>>::new(2usize);
+            for i in 0..2usize {
+                right[i] = tile[at + 4 * i];
+            }
+            right
+        } else {
+            let (row, i) = (self.lane % 8, self.lane / 8 % 2);
+            load::<E>(tile, at + row * stride + i * 4, 2usize, false)
         }
-        right
     }
 
     /// Rows `16 step ..` of the 8 columns at `at` as right operand.
@@ -202,13 +237,17 @@ impl Warp {
         #[comptime] stride: usize,
         step: usize,
     ) -> Array<Pair<E>> {
-        let mut right = Array::<Pair<E>>::new(2usize);
-        let at = at + self.group / 2 + (2 * self.member + 16 * step) * stride;
-        #[unroll(!self.emulated)]
-        for i in 0..2usize {
-            right[i] = self.column(tile, at + i * (8 * stride), stride);
+        let at = at + 16 * step * stride;
+        if comptime!(self.emulated) {
+            let at = at + self.group / 2 + 2 * self.member * stride;
+            let mut right = Array::<Pair<E>>::new(2usize);
+            for i in 0..2usize {
+                right[i] = self.column(tile, at + i * (8 * stride), stride);
+            }
+            right
+        } else {
+            load::<E>(tile, at + self.lane % 16 * stride, 2usize, true)
         }
-        right
     }
 
     /// Of the pair at `at` and the one below it, the two values in this lane's column.
@@ -242,6 +281,29 @@ impl Warp {
             to[at + i * (8 * stride)] = Pair::<E>::cast_from(sums[2 * tile + i]);
         }
     }
+}
+
+/// Room for a tile that operands are taken from, in pairs.
+#[cube]
+pub(crate) fn room<E: Float>(#[comptime] pairs: usize) -> SharedMemory<Pair<E>> {
+    SharedMemory::<Pair<E>>::new_aligned(pairs, ROW_BYTES)
+}
+
+/// Bytes of a row of the matrices that [`load`] takes, which begin at multiples of as many.
+const ROW_BYTES: usize = 16;
+
+/// 8 x 8 matrices, or their transposes, from shared memory to where products want them (`ldmatrix`): pair `i` of a lane is its part of matrix `i`. Lane
+/// `8 i + row` says `at` which pair a row of matrix `i` begins; lanes beyond the last matrix are not asked, but say something valid.
+#[cube]
+fn load<E: Float>(
+    tile: &SharedMemory<Pair<E>>,
+    at: usize,
+    #[comptime] matrices: usize,
+    #[comptime] transposed: bool,
+) -> Array<Pair<E>> {
+    let definition = cmma::MmaDefinition::<E, E, f32>::new(16usize, 8usize, 16usize);
+    let row = tile.slice(at, at + comptime!(ROW_BYTES / 4));
+    definition.load_matrix::<Pair<E>, Const<2>>(&row, cmma::MatrixIdent::A, matrices, transposed)
 }
 
 /// Tiles `2 step` and `2 step + 1` of sums as left operand.

@@ -2,10 +2,10 @@
 
 use cubecl::prelude::*;
 
-use super::block::{Block, KeyBlock, add_weighted, load_lefts, multiply_rows, store_rows};
+use super::block::{Block, KeyBlock, KeyPart, add_weighted, load_lefts, multiply_rows, store_rows};
 use super::rows::{NO_ROW, Rows, list_rows, own_rows, row_in_tile};
 use super::{BLOCK, Plan, WARPS};
-use crate::cube::warp::{Pair, Warp, no_sums};
+use crate::cube::warp::{Pair, Warp, fast_math, no_sums};
 use crate::sparse_attention::cube::lists::ListArrays;
 use crate::sparse_attention::cube::problem::Problem;
 
@@ -34,11 +34,15 @@ fn add_gradients<F: Float, E: Float>(
     problem: &Problem,
     #[comptime] plan: Plan,
 ) {
-    let mut block = KeyBlock::<E>::new(plan.size, [true, true], [true, false]);
     let mut first = rows.chunk * problem.chunk_size;
     let end = rows.end;
+    let mut block = KeyBlock::<E>::new(plan.size);
     while first < end {
-        block.load::<F>(key, value, problem, first, end - first, plan.size);
+        let mut part = KeyPart::<F>::new(plan.size);
+        part.load(key, value, problem, first, end, plan.size);
+        sync_cube();
+        block.put(&part, plan.size);
+        sync_cube();
         for part in 0..comptime!(BLOCK / 8 / TILES) {
             let start = first + part * comptime!(8 * TILES);
             if start < end {
@@ -118,7 +122,7 @@ fn filled(value: f32, #[comptime] count: usize) -> Array<f32> {
 /// `attention_chosen_d_queries`.
 #[cube(
     launch_unchecked,
-    fast_math = plan.fast_math()
+    fast_math = fast_math(plan.emulated)
 )]
 pub(super) fn attention_chosen_d_queries_tiled<F: Float, E: Float>(
     query: &Array<Pair<F>>,
@@ -158,7 +162,7 @@ pub(super) fn attention_chosen_d_queries_tiled<F: Float, E: Float>(
 /// `attention_own_d_queries`.
 #[cube(
     launch_unchecked,
-    fast_math = plan.fast_math()
+    fast_math = fast_math(plan.emulated)
 )]
 pub(super) fn attention_own_d_queries_tiled<F: Float, E: Float>(
     query: &Array<Pair<F>>,
@@ -222,7 +226,7 @@ const NO_WEIGHT: f32 = f32::MAX;
 /// `attention_d_keys`.
 #[cube(
     launch_unchecked,
-    fast_math = plan.fast_math()
+    fast_math = fast_math(plan.emulated)
 )]
 pub(super) fn attention_d_keys_tiled<F: Float, E: Float>(
     query: &Array<Vector<F, Const<4>>>,
@@ -242,8 +246,8 @@ pub(super) fn attention_d_keys_tiled<F: Float, E: Float>(
     let mut warp = Warp::new(WARPS, plan.emulated);
     let unit = UNIT_POS as usize;
     let sequence = problem.sequence();
-    let mut queries = Block::<E>::new(plan.size, [true, true]);
-    let mut d_outputs = Block::<E>::new(plan.size, [true, true]);
+    let mut queries = Block::<E>::new(plan.size);
+    let mut d_outputs = Block::<E>::new(plan.size);
     // Of the queries of a block: row, log-sum-exp, delta.
     let mut query_rows = SharedMemory::<u32>::new(BLOCK);
     let mut lse = SharedMemory::<f32>::new(BLOCK);

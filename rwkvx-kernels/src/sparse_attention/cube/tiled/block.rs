@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 
 use super::rows::NO_ROW;
 use super::{BLOCK, Plan, WARPS};
-use crate::cube::warp::{LANES, Pair, Warp, no_sums};
+use crate::cube::warp::{LANES, Pair, Warp, no_sums, room};
 use crate::sparse_attention::cube::problem::Problem;
 
 /// Pairs between the rows of a block `[row, channel]`; the eight channels beyond the last keep rows in different banks.
@@ -12,82 +12,61 @@ pub(super) fn stride(size: usize) -> usize {
     (size + 8) / 2
 }
 
-/// Pairs between the rows of a transposed block `[channel, row]`.
-const TRANSPOSED_STRIDE: usize = BLOCK / 2;
-
-/// Rows of a sequence, as right operands: where products run over channels, and where they run over rows.
+/// Rows of a sequence `[row, channel]`, as right operands. Where there are not enough, the last is there once more, and must be given no weight.
 #[derive(CubeType)]
 pub(super) struct Block<E: Float> {
-    /// `[row, channel]`
     rows: SharedMemory<Pair<E>>,
-    /// `[channel, row]`, each row of it with its pairs exchanged as [`swizzle`] says.
-    transposed: SharedMemory<Pair<E>>,
-    /// Whether `rows` and `transposed` are there.
-    #[cube(comptime)]
-    has: [bool; 2],
 }
 
-/// What the positions of pairs in row `channel` of a transposed block are exclusive-ored with: neither the units that write four channels each nor the
-/// lanes of an operand, which read eight, meet in a bank.
+/// The part of a block that a unit brings in, on its way from memory.
+#[derive(CubeType)]
+struct Part<F: Float> {
+    quads: Array<Vector<F, Const<4>>>,
+}
+
+/// Quads of a block that each unit brings in.
+fn quads(size: usize) -> usize {
+    BLOCK * size / 4 / (WARPS * LANES)
+}
+
+/// Row and quad of the unit's quad `i`.
 #[cube]
-fn swizzle(channel: usize) -> usize {
-    (channel + channel / 8) % 8 * 4
+fn place(i: usize, #[comptime] size: usize) -> (usize, usize) {
+    let width = comptime!(size / 4);
+    let index = i * comptime!(WARPS * LANES) + UNIT_POS as usize;
+    (index / width, index % width)
 }
 
 #[cube]
 impl<E: Float> Block<E> {
-    pub(super) fn new(#[comptime] size: usize, #[comptime] has: [bool; 2]) -> Block<E> {
-        let rows = comptime!(if has[0] { BLOCK * stride(size) } else { 1usize });
-        let transposed = comptime!(if has[1] {
-            size * TRANSPOSED_STRIDE
-        } else {
-            1usize
-        });
+    pub(super) fn new(#[comptime] size: usize) -> Block<E> {
         Block::<E> {
-            rows: SharedMemory::new(rows),
-            transposed: SharedMemory::new(transposed),
-            has,
+            rows: room(comptime!(BLOCK * stride(size))),
         }
     }
 
-    /// Puts four channels of rows `2 pair` and `2 pair + 1` in place.
-    fn put<F: Float>(
-        &mut self,
-        upper: Vector<F, Const<4>>,
-        lower: Vector<F, Const<4>>,
-        pair: usize,
-        quad: usize,
-        #[comptime] size: usize,
-    ) {
-        if comptime!(self.has[0]) {
-            let stride = comptime!(stride(size));
-            let at = 2 * pair * stride + 2 * quad;
-            #[unroll]
-            for i in 0..2usize {
-                let mut above = Pair::<E>::empty();
-                let mut below = Pair::<E>::empty();
-                above[0] = E::cast_from(upper[comptime!(2 * i)]);
-                above[1] = E::cast_from(upper[comptime!(2 * i + 1)]);
-                below[0] = E::cast_from(lower[comptime!(2 * i)]);
-                below[1] = E::cast_from(lower[comptime!(2 * i + 1)]);
-                self.rows[at + i] = above;
-                self.rows[at + stride + i] = below;
+    /// Puts a part in place. With `rests`, what rounding to `E` takes away from it.
+    fn put<F: Float>(&mut self, part: &Part<F>, #[comptime] rests: bool, #[comptime] size: usize) {
+        #[unroll]
+        for i in 0..comptime!(quads(size)) {
+            let (row, quad) = place(i, size);
+            let at = row * comptime!(stride(size)) + 2 * quad;
+            let mut values = part.quads[i];
+            if comptime!(rests) {
+                values -= Vector::cast_from(Vector::<E, Const<4>>::cast_from(values));
             }
-        }
-        if comptime!(self.has[1]) {
             #[unroll]
-            for i in 0..4usize {
-                let mut both = Pair::<E>::empty();
-                both[0] = E::cast_from(upper[i]);
-                both[1] = E::cast_from(lower[i]);
-                let channel = 4 * quad + i;
-                self.transposed[channel * TRANSPOSED_STRIDE + (pair ^ swizzle(channel))] = both;
+            for j in 0..2usize {
+                let mut pair = Pair::<E>::empty();
+                pair[0] = E::cast_from(values[comptime!(2 * j)]);
+                pair[1] = E::cast_from(values[comptime!(2 * j + 1)]);
+                self.rows[at + j] = pair;
             }
         }
     }
 
-    /// Brings in `count` rows from `from`, `at` being the first row's first quad and `stride` the quads from one to the next; zeros after them. With
-    /// `rests`, what rounding to `E` takes away from them.
+    /// Brings in `count` rows from `from`, at least one, `at` being the first row's first quad and `stride` the quads from one to the next. With `rests`, what
+    /// rounding to `E` takes away from them.
     pub(super) fn load<F: Float>(
         &mut self,
         from: &Array<Vector<F, Const<4>>>,
@@ -97,29 +76,12 @@ impl<E: Float> Block<E> {
         #[comptime] rests: bool,
         #[comptime] size: usize,
     ) {
-        let width = comptime!(size / 4);
-        let mut i = UNIT_POS as usize;
-        while i < comptime!(BLOCK / 2 * size / 4) {
-            let pair = i / width;
-            let quad = i % width;
-            let mut upper = Vector::<F, Const<4>>::new(F::new(0.0));
-            let mut lower = Vector::<F, Const<4>>::new(F::new(0.0));
-            if 2 * pair < count {
-                upper = from[at + 2 * pair * stride + quad];
-            }
-            if 2 * pair + 1 < count {
-                lower = from[at + (2 * pair + 1) * stride + quad];
-            }
-            if comptime!(rests) {
-                upper -= Vector::cast_from(Vector::<E, Const<4>>::cast_from(upper));
-                lower -= Vector::cast_from(Vector::<E, Const<4>>::cast_from(lower));
-            }
-            self.put::<F>(upper, lower, pair, quad, size);
-            i += comptime!(WARPS * LANES);
-        }
+        let mut part = Part::<F>::new(size);
+        part.load(from, at, stride, 0, count, size);
+        self.put::<F>(&part, rests, size);
     }
 
-    /// Brings in the rows whose numbers are in `rows`, `count` of them; zeros after them.
+    /// Brings in the rows whose numbers are in `rows`, `count` of them, at least one.
     pub(super) fn gather<F: Float>(
         &mut self,
         from: &Array<Vector<F, Const<4>>>,
@@ -127,22 +89,14 @@ impl<E: Float> Block<E> {
         count: usize,
         #[comptime] size: usize,
     ) {
-        let width = comptime!(size / 4);
-        let mut i = UNIT_POS as usize;
-        while i < comptime!(BLOCK / 2 * size / 4) {
-            let pair = i / width;
-            let quad = i % width;
-            let mut upper = Vector::<F, Const<4>>::new(F::new(0.0));
-            let mut lower = Vector::<F, Const<4>>::new(F::new(0.0));
-            if 2 * pair < count {
-                upper = from[rows[2 * pair] as usize * width + quad];
-            }
-            if 2 * pair + 1 < count {
-                lower = from[rows[2 * pair + 1] as usize * width + quad];
-            }
-            self.put::<F>(upper, lower, pair, quad, size);
-            i += comptime!(WARPS * LANES);
+        let mut part = Part::<F>::new(size);
+        #[unroll]
+        for i in 0..comptime!(quads(size)) {
+            let (row, quad) = place(i, size);
+            let row = rows[min(row, count - 1)] as usize;
+            part.quads[i] = from[row * comptime!(size / 4) + quad];
         }
+        self.put::<F>(&part, false, size);
     }
 
     /// For products over channels `16 step ..`, with rows `8 tile ..` as columns.
@@ -158,15 +112,41 @@ impl<E: Float> Block<E> {
     }
 
     /// For products over rows `16 step ..`, with channels `8 tile ..` as columns.
-    pub(super) fn over_rows(&self, warp: &Warp, tile: usize, step: usize) -> Array<Pair<E>> {
-        let mut right = Array::<Pair<E>>::new(2usize);
-        let channel = 8 * tile + warp.group;
-        #[unroll(!warp.emulated)]
-        for i in 0..2usize {
-            let pair = 8 * step + 4 * i + warp.member;
-            right[i] = self.transposed[channel * TRANSPOSED_STRIDE + (pair ^ swizzle(channel))];
+    pub(super) fn over_rows(
+        &self,
+        warp: &Warp,
+        tile: usize,
+        step: usize,
+        #[comptime] size: usize,
+    ) -> Array<Pair<E>> {
+        warp.right(&self.rows, 4 * tile, comptime!(stride(size)), step)
+    }
+}
+
+#[cube]
+impl<F: Float> Part<F> {
+    fn new(#[comptime] size: usize) -> Part<F> {
+        Part::<F> {
+            quads: Array::new(comptime!(quads(size))),
         }
-        right
+    }
+
+    /// Starts to load rows from number `first` on, with number `end - 1` in the place of those after it, row 0 being `at` and `stride` the quads from one to
+    /// the next.
+    fn load(
+        &mut self,
+        from: &Array<Vector<F, Const<4>>>,
+        at: usize,
+        stride: usize,
+        first: usize,
+        end: usize,
+        #[comptime] size: usize,
+    ) {
+        #[unroll]
+        for i in 0..comptime!(quads(size)) {
+            let (row, quad) = place(i, size);
+            self.quads[i] = from[at + min(first + row, end - 1) * stride + quad];
+        }
     }
 }
 
@@ -271,7 +251,7 @@ pub(super) fn add_weighted<E: Float>(
     for step in 0..steps {
         #[unroll(!plan.emulated)]
         for n in 0..channel_tiles {
-            let right = block.over_rows(warp, n, first * steps + step);
+            let right = block.over_rows(warp, n, first * steps + step, plan.size);
             #[unroll(!plan.emulated)]
             for m in 0..plan.row_tiles {
                 let left = left(&lefts, m * steps + step);
@@ -316,36 +296,52 @@ pub(super) struct KeyBlock<E: Float> {
     pub(super) values: Block<E>,
 }
 
+/// This unit's part of a [`KeyBlock`], on its way from memory.
+#[derive(CubeType)]
+pub(super) struct KeyPart<F: Float> {
+    keys: Part<F>,
+    values: Part<F>,
+}
+
 #[cube]
 impl<E: Float> KeyBlock<E> {
-    /// `keys` and `values` say what is needed of each; see [`Block`].
-    pub(super) fn new(
-        #[comptime] size: usize,
-        #[comptime] keys: [bool; 2],
-        #[comptime] values: [bool; 2],
-    ) -> KeyBlock<E> {
+    pub(super) fn new(#[comptime] size: usize) -> KeyBlock<E> {
         KeyBlock::<E> {
-            keys: Block::<E>::new(size, keys),
-            values: Block::<E>::new(size, values),
+            keys: Block::<E>::new(size),
+            values: Block::<E>::new(size),
         }
     }
 
-    /// Brings in `count` of them from time `first` on, once all units are done with the ones before; zeros after them.
-    pub(super) fn load<F: Float>(
+    pub(super) fn put<F: Float>(&mut self, part: &KeyPart<F>, #[comptime] size: usize) {
+        self.keys.put::<F>(&part.keys, false, size);
+        self.values.put::<F>(&part.values, false, size);
+    }
+}
+
+#[cube]
+impl<F: Float> KeyPart<F> {
+    pub(super) fn new(#[comptime] size: usize) -> KeyPart<F> {
+        KeyPart::<F> {
+            keys: Part::<F>::new(size),
+            values: Part::<F>::new(size),
+        }
+    }
+
+    /// Starts to load those from time `first` to `end`, which is not before the first of the chunk.
+    pub(super) fn load(
         &mut self,
         key: &Array<Vector<F, Const<4>>>,
         value: &Array<Vector<F, Const<4>>>,
         problem: &Problem,
         first: usize,
-        count: usize,
+        end: usize,
         #[comptime] size: usize,
     ) {
         let width = comptime!(size / 4);
+        let at = problem.key_row(problem.sequence(), 0) * width;
         let stride = problem.key_time * width;
-        let at = problem.key_row(problem.sequence(), first) * width;
-        sync_cube();
-        self.keys.load::<F>(key, at, stride, count, false, size);
-        self.values.load::<F>(value, at, stride, count, false, size);
-        sync_cube();
+        // Without a condition, for under one the values would be waited for here.
+        self.keys.load(key, at, stride, first, end, size);
+        self.values.load(value, at, stride, first, end, size);
     }
 }

@@ -33,8 +33,8 @@ pub(super) fn attention_choose_tiled<F: Float, E: Float>(
     let lane_rows = comptime!(2 * plan.row_tiles);
     let mut warp = Warp::new(WARPS, plan.emulated);
     let sequence = problem.sequence();
-    let mut rounded = Block::<E>::new(plan.size, [true, false]);
-    let mut rests = Block::<E>::new(plan.size, [true, false]);
+    let mut rounded = Block::<E>::new(plan.size);
+    let mut rests = Block::<E>::new(plan.size);
     let mut scores = SharedMemory::<f32>::new(comptime!(WARPS * LANES * STRIDE));
     let tile = CUBE_POS_X as usize * comptime!(plan.rows());
     let mut rows = Array::<u32>::new(lane_rows);

@@ -2,10 +2,10 @@
 
 use cubecl::prelude::*;
 
-use super::block::{KeyBlock, add_weighted, load_lefts, multiply_rows, store_rows};
+use super::block::{KeyBlock, KeyPart, add_weighted, load_lefts, multiply_rows, store_rows};
 use super::rows::{NO_ROW, Rows, list_rows, own_rows};
 use super::{BLOCK, Plan, WARPS};
-use crate::cube::warp::{Pair, Warp, no_sums};
+use crate::cube::warp::{Pair, Warp, fast_math, no_sums};
 use crate::sparse_attention::cube::NO_SCORE;
 use crate::sparse_attention::cube::lists::ListArrays;
 use crate::sparse_attention::cube::problem::Problem;
@@ -107,11 +107,16 @@ fn absorb<F: Float, E: Float>(
     problem: &Problem,
     #[comptime] plan: Plan,
 ) {
-    let mut block = KeyBlock::<E>::new(plan.size, [true, false], [false, true]);
     let mut first = rows.chunk * problem.chunk_size;
     let end = rows.end;
+    let mut block = KeyBlock::<E>::new(plan.size);
+    let mut next = KeyPart::<F>::new(plan.size);
+    next.load(key, value, problem, first, end, plan.size);
     while first < end {
-        block.load::<F>(key, value, problem, first, end - first, plan.size);
+        sync_cube();
+        block.put(&next, plan.size);
+        next.load(key, value, problem, first + BLOCK, end, plan.size);
+        sync_cube();
         #[unroll(!plan.emulated)]
         for part in 0..comptime!(BLOCK / 8 / KEY_TILES) {
             let start = first + part * comptime!(8 * KEY_TILES);
@@ -160,7 +165,7 @@ fn hide(
 /// One cube of [`WARPS`] warps per (tile of the lists, sequence). What is read and written is as in the plain kernel `attention_chosen`.
 #[cube(
     launch_unchecked,
-    fast_math = plan.fast_math()
+    fast_math = fast_math(plan.emulated)
 )]
 pub(super) fn attention_chosen_tiled<F: Float, E: Float>(
     query: &Array<Pair<F>>,
@@ -204,7 +209,7 @@ pub(super) fn attention_chosen_tiled<F: Float, E: Float>(
 /// `attention_own`.
 #[cube(
     launch_unchecked,
-    fast_math = plan.fast_math()
+    fast_math = fast_math(plan.emulated)
 )]
 pub(super) fn attention_own_tiled<F: Float, E: Float>(
     query: &Array<Pair<F>>,

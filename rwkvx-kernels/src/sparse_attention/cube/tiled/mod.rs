@@ -12,7 +12,6 @@ mod rows;
 use burn::tensor::DType;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::*;
-use enumset::EnumSet;
 
 use super::{Gradients, Inputs, Launch, Outputs, Partials};
 use crate::cube::warp::{LANES, has_products};
@@ -40,15 +39,6 @@ struct Plan {
 }
 
 impl Plan {
-    /// The device's own exponential, whose error of 2 ulp is far below the rounding of the weights.
-    fn fast_math(self) -> EnumSet<FastMath> {
-        if self.emulated {
-            EnumSet::empty()
-        } else {
-            FastMath::ReducedPrecision | FastMath::NotNaN | FastMath::NotInf
-        }
-    }
-
     /// Rows of a cube.
     fn rows(self) -> usize {
         WARPS * 16 * self.row_tiles

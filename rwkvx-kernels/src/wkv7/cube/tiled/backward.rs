@@ -10,16 +10,17 @@ use super::chunk::{
     MATRIX, Place, Rows, TOKEN_STRIDE, TOKENS, Tiles, between, lower, row, stride, tile,
     token_matrices, write,
 };
-use super::forward::{decay_columns, load_rows, load_state, store_state};
+use super::forward::{decay_columns, load_rows, load_state, rows_at, store_state};
 use crate::cube::warp::{
-    Pair, Warp, left_as_right_transposed, no_sums, sums_as_left, sums_as_right_transposed,
+    Pair, Warp, fast_math, left_as_right_transposed, no_sums, room, sums_as_left,
+    sums_as_right_transposed,
 };
 
 /// One cube of `2 size` units per (head, batch, span): span `first / span + z`. Sequences are `[batch, time, heads, head_size]`, states end in
 /// `[value, key]`; `states` holds those before each chunk of the launch's spans, `[batch, heads, z, chunk]`. `d_state_before` is `[batch, heads]`, and so is
 /// `d_state_after`, for the one span of the launch; if spans run in `parallel`, it is `[batch, heads, span]`, and the first span alone writes
 /// `d_state_before`.
-#[cube(launch_unchecked)]
+#[cube(launch_unchecked, fast_math = fast_math(plan.emulated))]
 pub(super) fn wkv7_backward_tiled<F: Float, E: Float>(
     receptance: &Array<Vector<F, Const<4>>>,
     log_decay: &Array<Vector<F, Const<4>>>,
@@ -60,14 +61,14 @@ pub(super) fn wkv7_backward_tiled<F: Float, E: Float>(
     let end = min(first + span, time);
     let chunks = (end - first).div_ceil(TOKENS);
 
-    let mut tiles = Tiles::<E>::new(size, 2usize); // values: V and U
-    let mut d_lefts = SharedMemory::<Pair<E>>::new(comptime!(2 * tile)); // dX and dY
+    let mut tiles = Tiles::<E>::new(size, 2usize, true); // values: V and U
+    let mut d_lefts = room::<E>(comptime!(2 * tile)); // dX and dY
     let mut matrix_p = SharedMemory::<Pair<f32>>::new(comptime!(TOKENS * TOKENS / 2));
     // M, Q, E, F; then dP, dQ, dE, dF
-    let mut matrices = SharedMemory::<Pair<E>>::new(comptime!(4 * MATRIX));
+    let mut matrices = room::<E>(comptime!(4 * MATRIX));
     // S and G, [value, key]
-    let mut state_tile = SharedMemory::<Pair<E>>::new(comptime!(size * stride));
-    let mut d_state_tile = SharedMemory::<Pair<E>>::new(comptime!(size * stride));
+    let mut state_tile = room::<E>(comptime!(size * stride));
+    let mut d_state_tile = room::<E>(comptime!(size * stride));
     let mut columns = Columns::new(size);
 
     let own = warp.index * 8; // pairs before this warp's 16 channels
@@ -81,8 +82,6 @@ pub(super) fn wkv7_backward_tiled<F: Float, E: Float>(
 
     let mut rows = Rows::<F>::new(7usize);
     let last = first + (chunks - 1) * TOKENS;
-    let row_stride = heads * comptime!(size / 4);
-    let row_at = batch * time * row_stride + head * comptime!(size / 4) + place.quad;
     load_rows(
         &mut rows,
         receptance,
@@ -100,24 +99,18 @@ pub(super) fn wkv7_backward_tiled<F: Float, E: Float>(
         heads,
         size,
     );
-    let token = last + place.token;
-    rows.load(
-        row::D_OUTPUT,
-        d_output,
-        row_at + token * row_stride,
-        row_stride,
-        token,
-        end,
-    );
+    let at = rows_at(&place, batch, head, last, end, time, heads, size);
+    rows.load(row::D_OUTPUT, d_output, at);
 
     for back in 0..chunks {
         let chunk = chunks - 1 - back;
         let start = first + chunk * TOKENS;
-        tiles.stage(&rows, &place, size);
+        tiles.stage(&rows, &place, end - start, size);
         #[unroll]
         for i in 0..2usize {
             let at = comptime!(tile) + (place.token + i) * stride + place.quad * 2;
-            write(&mut d_lefts, at, rows.get(row::D_OUTPUT, i));
+            let d_output = rows.get_known(row::D_OUTPUT, i, &place, end - start);
+            write(&mut d_lefts, at, d_output);
         }
         let state_at = (sequence * CUBE_COUNT_Z as usize + part) * (span / TOKENS) + chunk;
         let state_at = state_at * comptime!(size * size / 2) + in_state;
@@ -151,15 +144,8 @@ pub(super) fn wkv7_backward_tiled<F: Float, E: Float>(
                 heads,
                 size,
             );
-            let token = before + place.token;
-            rows.load(
-                row::D_OUTPUT,
-                d_output,
-                row_at + token * row_stride,
-                row_stride,
-                token,
-                end,
-            );
+            let at = rows_at(&place, batch, head, before, end, time, heads, size);
+            rows.load(row::D_OUTPUT, d_output, at);
         }
         sync_cube();
 

@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 
 use crate::cube::Quad;
-use crate::cube::warp::{Pair, Warp, no_sums};
+use crate::cube::warp::{Pair, Warp, no_sums, room};
 
 /// Tokens of a chunk.
 pub(in super::super) const TOKENS: usize = 16;
@@ -52,10 +52,13 @@ pub(super) struct Tiles<E: Float> {
     pub(super) values: SharedMemory<Pair<E>>,
     /// Sums of two tokens' log decays, `[token/2, channel/4]`.
     log_decays: SharedMemory<Quad>,
-    /// ln W, `[token, channel/4]`.
+    /// ln W, `[token, channel/4]`, if they are kept.
     pub(super) log_products: SharedMemory<Quad>,
     /// W at the end, `[channel/4]`.
     pub(super) decays: SharedMemory<Quad>,
+    /// Whether `log_products` are kept.
+    #[cube(comptime)]
+    keeps_products: bool,
 }
 
 /// Which part of a chunk a unit brings in: tokens `token` and `token + 1`, channels `4 quad ..`. A warp brings in 16 channels of all tokens.
@@ -83,24 +86,26 @@ impl<F: Float> Rows<F> {
         }
     }
 
-    /// Sequence `index`'s rows at quads `at` and `at + stride`; zeros from token `end` on.
+    /// Starts to load sequence `index`'s rows at these quads. Without a condition, for under one the values would be waited for here.
     pub(super) fn load(
         &mut self,
         #[comptime] index: usize,
         sequence: &Array<Vector<F, Const<4>>>,
-        at: usize,
-        stride: usize,
-        token: usize,
-        end: usize,
+        at: (usize, usize),
     ) {
-        #[unroll]
-        for i in 0..2usize {
-            let mut quad = Vector::<F, Const<4>>::new(F::new(0.0));
-            if token + i < end {
-                quad = sequence[at + i * stride];
-            }
-            self.quads[comptime!(2 * index + i)] = quad;
-        }
+        self.quads[comptime!(2 * index)] = sequence[at.0];
+        self.quads[comptime!(2 * index + 1)] = sequence[at.1];
+    }
+
+    /// [`get`](Self::get), or zeros if the token is none of the `count` first of its chunk.
+    pub(super) fn get_known(
+        &self,
+        #[comptime] index: usize,
+        #[comptime] i: usize,
+        place: &Place,
+        count: usize,
+    ) -> Quad {
+        select(place.token + i < count, self.get(index, i), Quad::new(0.0))
     }
 
     /// Token `i` of sequence `index`.
@@ -111,50 +116,54 @@ impl<F: Float> Rows<F> {
 
 #[cube]
 impl<E: Float> Tiles<E> {
-    pub(super) fn new(#[comptime] size: usize, #[comptime] value_tiles: usize) -> Tiles<E> {
+    pub(super) fn new(
+        #[comptime] size: usize,
+        #[comptime] value_tiles: usize,
+        #[comptime] keeps_products: bool,
+    ) -> Tiles<E> {
+        let products = comptime!(if keeps_products { TOKENS * size / 4 } else { 1 });
         Tiles::<E> {
-            lefts: SharedMemory::new(comptime!(2 * tile(size))),
-            rights: SharedMemory::new(comptime!(2 * tile(size))),
-            values: SharedMemory::new(comptime!(value_tiles * tile(size))),
+            lefts: room(comptime!(2 * tile(size))),
+            rights: room(comptime!(2 * tile(size))),
+            values: room(comptime!(value_tiles * tile(size))),
             log_decays: SharedMemory::new(comptime!(TOKENS / 2 * size / 4)),
-            log_products: SharedMemory::new(comptime!(TOKENS * size / 4)),
+            log_products: SharedMemory::new(products),
             decays: SharedMemory::new(comptime!(size / 4)),
+            keeps_products,
         }
     }
 
-    /// Scales the rows and writes them. All units must be done with the tiles of the chunk before; what is written may be read after the next
-    /// `sync_cube`.
+    /// Scales the rows and writes them; after the first `count` tokens there is nothing, which neither decays a state nor adds to one. All units must be done
+    /// with the tiles of the chunk before; what is written may be read after the next `sync_cube`.
     pub(super) fn stage<F: Float>(
         &mut self,
         rows: &Rows<F>,
         place: &Place,
+        count: usize,
         #[comptime] size: usize,
     ) {
         let width = comptime!(size / 4);
-        let first = rows.get(row::LOG_DECAY, 0usize); // log decays
-        let second = rows.get(row::LOG_DECAY, 1usize);
+        let first = rows.get_known(row::LOG_DECAY, 0usize, place, count);
+        let second = rows.get_known(row::LOG_DECAY, 1usize, place, count);
         self.log_decays[place.token / 2 * width + place.quad] = first + second;
         sync_cube();
-        let mut before = Quad::new(0.0);
-        let mut all = Quad::new(0.0);
+        let mut before = Quad::new(0.0); // ln W
         #[unroll]
-        for i in 0..comptime!(TOKENS / 2) {
+        for i in 0..comptime!(TOKENS / 2 - 1) {
             let two = self.log_decays[i * width + place.quad];
             if i < place.token / 2 {
                 before += two;
             }
-            all += two;
-        }
-        if place.token == 0 {
-            self.decays[place.quad] = all.exp();
         }
         #[unroll]
         for i in 0..2usize {
-            let up_to = before + rows.get(row::LOG_DECAY, i);
+            let up_to = before + if comptime!(i == 0) { first } else { second };
             let decay = up_to.exp();
             // CUDA has no negative of a vector.
             let growth = (Quad::new(0.0) - up_to).exp();
-            self.log_products[(place.token + i) * width + place.quad] = up_to;
+            if comptime!(self.keeps_products) {
+                self.log_products[(place.token + i) * width + place.quad] = up_to;
+            }
             let at = (place.token + i) * comptime!(stride(size)) + place.quad * 2;
             write(
                 &mut self.lefts,
@@ -166,14 +175,15 @@ impl<E: Float> Tiles<E> {
                 at + comptime!(tile(size)),
                 rows.get(row::RECEPTANCE, i) * decay,
             );
-            write(&mut self.rights, at, rows.get(row::REPLACEMENT, i) * growth);
-            write(
-                &mut self.rights,
-                at + comptime!(tile(size)),
-                rows.get(row::KEY, i) * growth,
-            );
+            let replacement = rows.get_known(row::REPLACEMENT, i, place, count);
+            write(&mut self.rights, at, replacement * growth);
+            let key = rows.get_known(row::KEY, i, place, count);
+            write(&mut self.rights, at + comptime!(tile(size)), key * growth);
             write(&mut self.values, at, rows.get(row::VALUE, i));
             before = up_to;
+        }
+        if place.token == TOKENS - 2 {
+            self.decays[place.quad] = before.exp();
         }
     }
 }
@@ -263,29 +273,78 @@ pub(super) fn token_matrices<E: Float>(
         }
     }
     warp.sync();
+    invert(warp, matrix_p, matrices);
+}
+
+/// Half of the tokens.
+const HALF: usize = TOKENS / 2;
+
+/// The first warp writes `(I - P)^-1` for `P`, strictly lower, `[later, earlier/2]` pairs, which are lost. By halves,
+///
+/// ```text
+/// P = [P1  0 ]      (I - P)^-1 = [M1       0 ]      M1 = (I - P1)^-1
+///     [P21 P2]                   [M2 P21 M1 M2]     M2 = (I - P2)^-1
+/// ```
+///
+/// where those of the halves are found by substitution, two columns per lane. In f32, and not with powers of `P` on the tensor cores, for their terms would
+/// cancel: for a text of one repeated token they reach 6435 where the result is 1.
+#[cube]
+fn invert<E: Float>(warp: &Warp, p: &mut SharedMemory<Pair<f32>>, to: &mut SharedMemory<Pair<E>>) {
+    let width = comptime!(TOKENS / 2); // pairs of a row of P
+    let half = warp.lane / 4; // for the first eight lanes
+    let pair = warp.member;
+    let substitutes = warp.index == 0 && warp.lane < HALF;
+    let at = half * comptime!(HALF * TOKENS / 2 + HALF / 2);
+    let mut inverse = Array::<Pair<f32>>::new(HALF);
+    if substitutes {
+        #[unroll]
+        for t in 0..HALF {
+            let mut sum = Pair::<f32>::new(0.0);
+            sum[0] = select(2 * pair == t, 1.0f32, 0.0f32);
+            sum[1] = select(2 * pair + 1 == t, 1.0f32, 0.0f32);
+            #[unroll]
+            for s in 0..t {
+                let two = p[at + comptime!(t * TOKENS / 2 + s / 2)];
+                sum += Pair::<f32>::new(two[comptime!(s % 2)]) * inverse[s];
+            }
+            inverse[t] = sum;
+        }
+    }
+    warp.sync();
+    if substitutes {
+        #[unroll]
+        for t in 0..HALF {
+            p[at + t * width + pair] = inverse[t];
+            let to_at = (half * HALF + t) * TOKEN_STRIDE + pair;
+            to[to_at + half * comptime!(HALF / 2)] = Pair::<E>::cast_from(inverse[t]);
+            if half == 0 {
+                to[to_at + comptime!(HALF / 2)] = Pair::<E>::new(E::new(0.0));
+            }
+        }
+    }
+    warp.sync();
+    // P21 M1, two numbers per lane, to where P has zeros; then M2 times that.
+    let row = warp.group;
+    let lower = HALF * width;
+    let right = comptime!(HALF / 2);
     if warp.index == 0 {
-        invert(warp, matrix_p, matrices);
+        p[row * width + right + pair] = product(p, lower + row * width, pair);
+    }
+    warp.sync();
+    if warp.index == 0 {
+        let product = product(p, lower + row * width + right, right + pair);
+        to[(HALF + row) * TOKEN_STRIDE + pair] = Pair::<E>::cast_from(product);
     }
 }
 
-/// Writes `(I - P)^-1` for `P`, strictly lower, `[later, earlier/2]` pairs: by substitution in f32, two columns per lane. With powers of `P` on
-/// the tensor cores the terms would cancel: for a text of one repeated token they reach 6435 where the result is 1.
+/// The four pairs at `row` times the column of pairs at `column` of the first half of the rows.
 #[cube]
-fn invert<E: Float>(warp: &Warp, p: &SharedMemory<Pair<f32>>, to: &mut SharedMemory<Pair<E>>) {
-    if warp.lane < comptime!(TOKENS / 2) {
-        let mut inverse = Array::<Pair<f32>>::new(TOKENS);
-        #[unroll]
-        for t in 0..TOKENS {
-            let mut sum = Pair::<f32>::new(0.0);
-            sum[0] = select(2 * warp.lane == t, 1.0f32, 0.0f32);
-            sum[1] = select(2 * warp.lane + 1 == t, 1.0f32, 0.0f32);
-            #[unroll]
-            for s in 0..t {
-                let pair = p[comptime!(t * TOKENS / 2 + s / 2)];
-                sum += Pair::<f32>::cast_from(pair[comptime!(s % 2)]) * inverse[s];
-            }
-            inverse[t] = sum;
-            to[comptime!(t * TOKEN_STRIDE) + warp.lane] = Pair::<E>::cast_from(sum);
-        }
+fn product(p: &SharedMemory<Pair<f32>>, row: usize, column: usize) -> Pair<f32> {
+    let mut sum = Pair::<f32>::new(0.0);
+    #[unroll]
+    for s in 0..HALF {
+        let two = p[row + comptime!(s / 2)];
+        sum += Pair::<f32>::new(two[comptime!(s % 2)]) * p[column + comptime!(s * TOKENS / 2)];
     }
+    sum
 }

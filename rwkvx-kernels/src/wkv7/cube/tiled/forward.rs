@@ -8,7 +8,8 @@ use super::chunk::{
 };
 use crate::cube::Quad;
 use crate::cube::warp::{
-    Pair, Warp, left_as_right_transposed, no_sums, sums_as_left, sums_as_right_transposed,
+    Pair, Warp, fast_math, left_as_right_transposed, no_sums, room, sums_as_left,
+    sums_as_right_transposed,
 };
 use crate::wkv7::cube::Writes;
 
@@ -21,7 +22,7 @@ use crate::wkv7::cube::Writes;
 /// * [`Writes::SpanMaps`]: span `z / 2`, from zeros if `z` is even, else from the identity and with zero values. `states` receives the last states,
 ///   `[batch, heads, span, 2]`: the second takes any state across the span, to which the first is added.
 /// * [`Writes::SpanOutputs`]: span `z`, from `state_before`, `[batch, heads, span]`.
-#[cube(launch_unchecked)]
+#[cube(launch_unchecked, fast_math = fast_math(plan.emulated))]
 pub(super) fn wkv7_forward_tiled<F: Float, E: Float, S: Float>(
     receptance: &Array<Vector<F, Const<4>>>,
     log_decay: &Array<Vector<F, Const<4>>>,
@@ -54,10 +55,10 @@ pub(super) fn wkv7_forward_tiled<F: Float, E: Float, S: Float>(
     let sequence = batch * heads + head;
     let spans = time.div_ceil(span);
 
-    let mut tiles = Tiles::<E>::new(size, 1usize);
+    let mut tiles = Tiles::<E>::new(size, 1usize, false);
     let mut matrix_p = SharedMemory::<Pair<f32>>::new(comptime!(TOKENS * TOKENS / 2));
     // M, Q, E, F
-    let mut matrices = SharedMemory::<Pair<E>>::new(comptime!(4 * MATRIX));
+    let mut matrices = room::<E>(comptime!(4 * MATRIX));
 
     // Rows `16 warp ..` of the state.
     let in_state = (warp.index * 16 + warp.group) * comptime!(size / 2) + warp.member;
@@ -107,7 +108,7 @@ pub(super) fn wkv7_forward_tiled<F: Float, E: Float, S: Float>(
     );
     for chunk in 0..chunks {
         let start = first + chunk * TOKENS;
-        tiles.stage(&rows, &place, size);
+        tiles.stage(&rows, &place, end - start, size);
         load_rows(
             &mut rows,
             receptance,
@@ -257,7 +258,7 @@ fn diagonal(warp: &Warp, number: f32, #[comptime] size: usize) -> Array<Pair<f32
     state
 }
 
-/// Starts to load the inputs of the chunk from token `start`.
+/// Starts to load the inputs of the chunk from token `start`; from token `end` on the last before it once more.
 #[cube]
 pub(super) fn load_rows<F: Float>(
     rows: &mut Rows<F>,
@@ -276,15 +277,35 @@ pub(super) fn load_rows<F: Float>(
     heads: usize,
     #[comptime] size: usize,
 ) {
-    let token = start + place.token;
+    let at = rows_at(place, batch, head, start, end, time, heads, size);
+    rows.load(row::RECEPTANCE, receptance, at);
+    rows.load(row::LOG_DECAY, log_decay, at);
+    rows.load(row::KEY, key, at);
+    rows.load(row::VALUE, value, at);
+    rows.load(row::REMOVAL, removal, at);
+    rows.load(row::REPLACEMENT, replacement, at);
+}
+
+/// Where in sequences `[batch, time, heads, channel/4]` the quads of this unit's two tokens are, in the chunk from token `start`; in the place of tokens from `end` on
+/// those of the last before it.
+#[cube]
+pub(super) fn rows_at(
+    place: &Place,
+    batch: usize,
+    head: usize,
+    start: usize,
+    end: usize,
+    time: usize,
+    heads: usize,
+    #[comptime] size: usize,
+) -> (usize, usize) {
     let stride = heads * comptime!(size / 4);
-    let at = (batch * time + token) * stride + head * comptime!(size / 4) + place.quad;
-    rows.load(row::RECEPTANCE, receptance, at, stride, token, end);
-    rows.load(row::LOG_DECAY, log_decay, at, stride, token, end);
-    rows.load(row::KEY, key, at, stride, token, end);
-    rows.load(row::VALUE, value, at, stride, token, end);
-    rows.load(row::REMOVAL, removal, at, stride, token, end);
-    rows.load(row::REPLACEMENT, replacement, at, stride, token, end);
+    let at = batch * time * stride + head * comptime!(size / 4) + place.quad;
+    let token = start + place.token;
+    (
+        at + min(token, end - 1) * stride,
+        at + min(token + 1, end - 1) * stride,
+    )
 }
 
 /// Reads this lane's part of rows `16 warp ..` of a state from `at` on.

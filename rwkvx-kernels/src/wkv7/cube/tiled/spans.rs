@@ -6,12 +6,12 @@ use super::Plan;
 use super::chunk::{
     MATRIX, Place, Rows, TOKEN_STRIDE, TOKENS, Tiles, row, stride, tile, token_matrices, write,
 };
-use super::forward::{decay_columns, load_rows, store_state};
-use crate::cube::warp::{Pair, Warp, no_sums, sums_as_left};
+use super::forward::{decay_columns, load_rows, rows_at, store_state};
+use crate::cube::warp::{Pair, Warp, fast_math, no_sums, room, sums_as_left};
 
 /// The gradient of each span's first state if that of its last is zero: [`wkv7_backward_tiled`](super::backward::wkv7_backward_tiled) without all the rest. One cube of `2 size`
 /// units per (head, batch, span); `d_state` is `[batch, heads, span, value, key]`.
-#[cube(launch_unchecked)]
+#[cube(launch_unchecked, fast_math = fast_math(plan.emulated))]
 pub(super) fn wkv7_span_gradient_tiled<F: Float, E: Float>(
     receptance: &Array<Vector<F, Const<4>>>,
     log_decay: &Array<Vector<F, Const<4>>>,
@@ -40,10 +40,10 @@ pub(super) fn wkv7_span_gradient_tiled<F: Float, E: Float>(
     let end = min(first + span, time);
     let chunks = (end - first).div_ceil(TOKENS);
 
-    let mut tiles = Tiles::<E>::new(size, 1usize);
-    let mut d_outputs = SharedMemory::<Pair<E>>::new(tile);
+    let mut tiles = Tiles::<E>::new(size, 1usize, false);
+    let mut d_outputs = room::<E>(tile);
     let mut matrix_p = SharedMemory::<Pair<f32>>::new(comptime!(TOKENS * TOKENS / 2));
-    let mut matrices = SharedMemory::<Pair<E>>::new(comptime!(4 * MATRIX)); // M, Q, E, F
+    let mut matrices = room::<E>(comptime!(4 * MATRIX)); // M, Q, E, F
     let mut d_state = no_sums(comptime!(size / 8));
     let mut rows = Rows::<F>::new(7usize);
     for back in 0..chunks {
@@ -65,15 +65,14 @@ pub(super) fn wkv7_span_gradient_tiled<F: Float, E: Float>(
             heads,
             size,
         );
-        let row_stride = heads * comptime!(size / 4);
-        let token = start + place.token;
-        let at = (batch * time + token) * row_stride + head * comptime!(size / 4) + place.quad;
-        rows.load(row::D_OUTPUT, d_output, at, row_stride, token, end);
-        tiles.stage(&rows, &place, size);
+        let at = rows_at(&place, batch, head, start, end, time, heads, size);
+        rows.load(row::D_OUTPUT, d_output, at);
+        tiles.stage(&rows, &place, end - start, size);
         #[unroll]
         for i in 0..2usize {
             let at = (place.token + i) * stride + place.quad * 2;
-            write(&mut d_outputs, at, rows.get(row::D_OUTPUT, i));
+            let d_output = rows.get_known(row::D_OUTPUT, i, &place, end - start);
+            write(&mut d_outputs, at, d_output);
         }
         sync_cube();
 
