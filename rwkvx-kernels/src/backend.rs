@@ -104,6 +104,11 @@ pub trait KernelBackend: Backend {
         sparse_attention::reference::attend(query, start, rows, shape)
     }
 
+    /// How many multiprocessors the device has, or 0 where that is not known or says nothing of how matrix products are shared out.
+    fn multiprocessors(_device: &Self::Device) -> usize {
+        0
+    }
+
     /// Rows times weights in whatever number format; see [`project`](crate::project()).
     fn project(
         x: Tensor<Self, 2>,
@@ -251,6 +256,14 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         }
     }
 
+    fn project(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+        layout: WeightLayout,
+    ) -> Tensor<Self, 2> {
+        project::autodiff::project::<B, C>(x, weight, layout)
+    }
+
     fn layer_norm(
         x: Tensor<Self, 2>,
         weight: Tensor<Self, 1>,
@@ -350,6 +363,10 @@ where
         shape: ChunkTopK,
     ) -> Tensor<Self, 4> {
         sparse_attention::cube::attend_cached(query, start, rows, shape)
+    }
+
+    fn multiprocessors(device: &Self::Device) -> usize {
+        crate::cube::multiprocessors::<Self>(device)
     }
 
     fn layer_norm(

@@ -32,6 +32,7 @@ mod fusion;
 mod joint;
 mod known_gradient;
 mod layer_norm;
+mod long_product;
 #[cfg(any(feature = "cpu", feature = "cube"))]
 mod padding;
 mod pointwise;
@@ -47,6 +48,7 @@ pub use cross_entropy::{RowLosses, cross_entropy_gradient, cross_entropy_rows};
 pub use embedding::embedding;
 pub use known_gradient::with_gradient;
 pub use layer_norm::{LayerNormGrads, layer_norm};
+pub use long_product::{long_product, long_product_transposed};
 pub use pointwise::{Pointwise, sigmoid, squared_relu, tanh};
 pub use project::{WeightLayout, int8_group, int8_scheme, project};
 pub use sample::{BANNED, Draw, NONE_LEFT, NOT_A_NUMBER, Sampled, sample, sample_row};

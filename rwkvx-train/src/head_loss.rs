@@ -10,7 +10,9 @@
 
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{DType, Int, Tensor};
-use rwkvx_kernels::{KernelBackend, cross_entropy_gradient, cross_entropy_rows, with_gradient};
+use rwkvx_kernels::{
+    KernelBackend, cross_entropy_gradient, cross_entropy_rows, long_product, with_gradient,
+};
 
 use crate::longce::ShortLosses;
 
@@ -114,7 +116,7 @@ where
         value = value + (losses.nll.clone() * shares.clone()).sum();
 
         let d_logits = cross_entropy_gradient(logits, targets, losses, shares, l2_wrap); // [rows, vocab]
-        d_rows.push(d_logits.clone().matmul(weight_vc.clone())); // [rows, channels]
+        d_rows.push(long_product(d_logits.clone(), weight_vc.clone())); // [rows, channels]
         if let Some(d_weight) = &mut d_weight {
             d_weight.add(&d_logits, &rows);
         }

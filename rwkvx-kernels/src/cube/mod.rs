@@ -52,6 +52,13 @@ pub(crate) fn bytes_reserved<B: CubeMemory>(device: &B::Device) -> Option<u64> {
     Some(usage.bytes_reserved)
 }
 
+/// Of the device, or 0 where that is not known.
+pub(crate) fn multiprocessors<B: CubeMemory>(device: &B::Device) -> usize {
+    let client = B::Runtime::client(device);
+    let hardware = &client.properties().hardware;
+    hardware.num_streaming_multiprocessors.unwrap_or(0) as usize
+}
+
 /// The tensor's buffer, dense and row-major.
 pub(crate) fn dense<B: CubeMemory, const D: usize>(tensor: Tensor<B, D>) -> CubeTensor<B::Runtime> {
     into_contiguous(tensor.into_primitive().tensor())

@@ -2,6 +2,7 @@
 //!
 //! Decoding reads every weight once per token, so its speed is that of memory, and halving the weights' bytes doubles it.
 
+pub(crate) mod autodiff;
 #[cfg(feature = "cpu")]
 pub(crate) mod cpu;
 pub(crate) mod reference;
@@ -21,6 +22,14 @@ pub enum WeightLayout {
 }
 
 impl WeightLayout {
+    /// That of the transposed matrix.
+    fn transposed(self) -> Self {
+        match self {
+            Self::OutIn => Self::InOut,
+            Self::InOut => Self::OutIn,
+        }
+    }
+
     /// Inputs and outputs of a matrix of these sizes.
     fn in_out(self, [first, second]: [usize; 2]) -> [usize; 2] {
         match self {

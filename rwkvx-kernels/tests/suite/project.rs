@@ -1,5 +1,6 @@
 //! Rows times weights of every number format and layout, against sums in f64 of what the stored numbers stand for.
 
+use burn::backend::Autodiff;
 use burn::tensor::{DType, Tensor, backend::Backend};
 use rwkvx_kernels::{KernelBackend, WeightLayout, int8_scheme, project};
 
@@ -113,6 +114,51 @@ fn quantised_weights_are_off_by_less_than_a_percent<B: KernelBackend>() {
     assert!(int8_scheme(24).is_none());
 }
 
+fn transposed(array: &Array) -> Array {
+    let [_, _, rows, columns] = array.shape;
+    let values = (0..rows * columns).map(|i| array.values[i % rows * columns + i / rows]);
+    Array {
+        shape: [1, 1, columns, rows],
+        values: values.collect(),
+    }
+}
+
+fn gradients_are_products<B: KernelBackend>() {
+    let [rows, inputs, outputs] = [9, 5, 7];
+    let x = Array::normal([1, 1, rows, inputs], 1);
+    let d_output = Array::normal([1, 1, rows, outputs], 2);
+    for (layout, back, shape) in [
+        (WeightLayout::OutIn, WeightLayout::InOut, [outputs, inputs]),
+        (WeightLayout::InOut, WeightLayout::OutIn, [inputs, outputs]),
+    ] {
+        let weight = Array::normal([1, 1, shape[0], shape[1]], 3);
+        let expected_d_x = product(&d_output, &weight, back);
+        let expected_d_weight = match layout {
+            WeightLayout::OutIn => product(&transposed(&d_output), &x, WeightLayout::InOut),
+            WeightLayout::InOut => product(&transposed(&x), &d_output, WeightLayout::InOut),
+        };
+        for [x_learns, weight_learns] in [[true, true], [true, false], [false, true]] {
+            let leaf = |array: &Array, learns| {
+                Tensor::<Autodiff<B>, 2>::from_inner(matrix::<B>(array)).set_require_grad(learns)
+            };
+            let (x, weight) = (leaf(&x, x_learns), leaf(&weight, weight_learns));
+            let output = project(x.clone(), weight.clone(), layout);
+            let d_output = Tensor::from_inner(matrix::<B>(&d_output));
+            let grads = (output * d_output).sum().backward();
+            for (name, leaf, learns, expected) in [
+                ("d_x", x, x_learns, &expected_d_x),
+                ("d_weight", weight, weight_learns, &expected_d_weight),
+            ] {
+                let gradient = leaf.grad(&grads);
+                assert_eq!(gradient.is_some(), learns, "{name}");
+                if let Some(gradient) = gradient {
+                    assert_close(name, &array(gradient), expected, EXACT);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn half_precision_weights_on_flex() {
     for dtype in [DType::BF16, DType::F16] {
@@ -154,6 +200,7 @@ macro_rules! on_backends {
         $(mod $module {
             #[test] fn weights_in_f32() { super::weights_in_f32::<$backend>() }
             #[test] fn weights_in_8_bits() { super::weights_in_8_bits::<$backend>() }
+            #[test] fn gradients_are_products() { super::gradients_are_products::<$backend>() }
             #[test] fn quantised_weights_are_off_by_less_than_a_percent() { super::quantised_weights_are_off_by_less_than_a_percent::<$backend>() }
         })+
     };

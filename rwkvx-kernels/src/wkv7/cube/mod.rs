@@ -17,7 +17,7 @@ use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::ComputeClient;
 
 use super::{Wkv7Gradient, Wkv7Grads, Wkv7Inputs, Wkv7Output};
-use crate::cube::{CubeMemory, allocate, allocate_like, dense, tensor};
+use crate::cube::{CubeMemory, allocate, allocate_like, dense, multiprocessors, tensor};
 use crate::padding::{cut_rows, cut_state, pad_rows, pad_state};
 use tiled::Tiles;
 
@@ -212,9 +212,7 @@ impl<R: CubeRuntime> Buffers<R> {
         let dtype = inputs.receptance.dtype();
         let row = |sequence| sequence_buffer(sequence, dtype, unit);
         let receptance = row(inputs.receptance);
-        let hardware = &receptance.client.properties().hardware;
-        let processors = hardware.num_streaming_multiprocessors.unwrap_or(0) as usize;
-        let spans = kernels.spans(dims, processors);
+        let spans = kernels.spans(dims, multiprocessors::<B>(&device));
         Self {
             kernels,
             span: spans.tokens,
