@@ -46,13 +46,9 @@ RUNS = [
 ]
 # What matters most, for a few minutes.
 BRIEF_RUNS = [
-    wkv7([1, 1, 40, 64], "decode", dtypes=("bf16",)),
     wkv7([8, 4096, 64, 64], "forward", "training", dtypes=("bf16",)),
-    wkv7([1, 65536, 40, 64], "forward", "training", dtypes=("bf16",)),
     wkv7([1, 65536, 12, 64], "forward", "training", dtypes=("bf16",)),
     *(attention(12, shape, [65536, 131072], "forward", "training") for shape in SHAPES),
-    *(attention(40, shape, [131072], "forward", "training") for shape in SHAPES),
-    *(attention(12, shape, HELD[12], "decode") for shape in SHAPES),
 ]
 SMALL_RUNS = [
     wkv7([1, 1, 4, 64], "decode"),

@@ -18,11 +18,14 @@ pub(super) struct Block<E: Float> {
     rows: SharedMemory<Pair<E>>,
 }
 
-/// The part of a block that a unit brings in, on its way from memory.
+/// The part of a block that a unit brings in, or some of it, on its way from memory.
 #[derive(CubeType)]
 struct Part<F: Float> {
     quads: Array<Vector<F, Const<4>>>,
 }
+
+/// Quads that a unit gathers at once: more would not fit in its registers beside the sums of what gathers.
+const MOST_QUADS: usize = 8;
 
 /// Quads of a block that each unit brings in.
 fn quads(size: usize) -> usize {
@@ -45,11 +48,18 @@ impl<E: Float> Block<E> {
         }
     }
 
-    /// Puts a part in place. With `rests`, what rounding to `E` takes away from it.
-    fn put<F: Float>(&mut self, part: &Part<F>, #[comptime] rests: bool, #[comptime] size: usize) {
+    /// Puts `count` quads from the unit's quad `first` on in place. With `rests`, what rounding to `E` takes away from them.
+    fn put<F: Float>(
+        &mut self,
+        part: &Part<F>,
+        first: usize,
+        #[comptime] count: usize,
+        #[comptime] rests: bool,
+        #[comptime] size: usize,
+    ) {
         #[unroll]
-        for i in 0..comptime!(quads(size)) {
-            let (row, quad) = place(i, size);
+        for i in 0..count {
+            let (row, quad) = place(first + i, size);
             let at = row * comptime!(stride(size)) + 2 * quad;
             let mut values = part.quads[i];
             if comptime!(rests) {
@@ -76,9 +86,10 @@ impl<E: Float> Block<E> {
         #[comptime] rests: bool,
         #[comptime] size: usize,
     ) {
-        let mut part = Part::<F>::new(size);
+        let quads = comptime!(quads(size));
+        let mut part = Part::<F>::new(quads);
         part.load(from, at, stride, 0, count, size);
-        self.put::<F>(&part, rests, size);
+        self.put::<F>(&part, 0, quads, rests, size);
     }
 
     /// Brings in the rows whose numbers are in `rows`, `count` of them, at least one.
@@ -89,14 +100,19 @@ impl<E: Float> Block<E> {
         count: usize,
         #[comptime] size: usize,
     ) {
-        let mut part = Part::<F>::new(size);
+        let together = comptime!(quads(size).min(MOST_QUADS));
         #[unroll]
-        for i in 0..comptime!(quads(size)) {
-            let (row, quad) = place(i, size);
-            let row = rows[min(row, count - 1)] as usize;
-            part.quads[i] = from[row * comptime!(size / 4) + quad];
+        for group in 0..comptime!(quads(size) / together) {
+            let first = group * together;
+            let mut part = Part::<F>::new(together);
+            #[unroll]
+            for i in 0..together {
+                let (row, quad) = place(first + i, size);
+                let row = rows[min(row, count - 1)] as usize;
+                part.quads[i] = from[row * comptime!(size / 4) + quad];
+            }
+            self.put::<F>(&part, first, together, false, size);
         }
-        self.put::<F>(&part, false, size);
     }
 
     /// For products over channels `16 step ..`, with rows `8 tile ..` as columns.
@@ -125,9 +141,9 @@ impl<E: Float> Block<E> {
 
 #[cube]
 impl<F: Float> Part<F> {
-    fn new(#[comptime] size: usize) -> Part<F> {
+    fn new(#[comptime] quads: usize) -> Part<F> {
         Part::<F> {
-            quads: Array::new(comptime!(quads(size))),
+            quads: Array::new(quads),
         }
     }
 
@@ -313,8 +329,9 @@ impl<E: Float> KeyBlock<E> {
     }
 
     pub(super) fn put<F: Float>(&mut self, part: &KeyPart<F>, #[comptime] size: usize) {
-        self.keys.put::<F>(&part.keys, false, size);
-        self.values.put::<F>(&part.values, false, size);
+        let quads = comptime!(quads(size));
+        self.keys.put::<F>(&part.keys, 0, quads, false, size);
+        self.values.put::<F>(&part.values, 0, quads, false, size);
     }
 }
 
@@ -322,8 +339,8 @@ impl<E: Float> KeyBlock<E> {
 impl<F: Float> KeyPart<F> {
     pub(super) fn new(#[comptime] size: usize) -> KeyPart<F> {
         KeyPart::<F> {
-            keys: Part::<F>::new(size),
-            values: Part::<F>::new(size),
+            keys: Part::<F>::new(comptime!(quads(size))),
+            values: Part::<F>::new(comptime!(quads(size))),
         }
     }
 
