@@ -1,6 +1,8 @@
 //! What the tests share: a backend, golden files, small models and batches.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use burn::backend::{Autodiff, Flex};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
@@ -89,11 +91,16 @@ pub(crate) fn golden_model<T: Backend>() -> RwkvX<T> {
         .model
 }
 
-/// A small hybrid with its first values.
+/// A small hybrid with its first values, the same at every call: they are drawn once, since tests that run at the same time draw from the same generator.
 pub(crate) fn small_model(n_sparse: usize) -> RwkvX<B> {
-    let device = Default::default();
-    B::seed(&device, 7);
-    small_config(n_sparse).init(&device)
+    static DRAWN: Mutex<BTreeMap<usize, RwkvX<B>>> = Mutex::new(BTreeMap::new());
+    let mut drawn = DRAWN.lock().unwrap();
+    let draw = || {
+        let device = Default::default();
+        B::seed(&device, 7);
+        small_config(n_sparse).init(&device)
+    };
+    drawn.entry(n_sparse).or_insert_with(draw).clone()
 }
 
 pub(crate) fn small_config(n_sparse: usize) -> RwkvXConfig {
