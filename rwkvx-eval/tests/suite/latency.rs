@@ -53,6 +53,18 @@ fn both_models_are_measured_at_every_length() {
     let table = succeed(place.path(), &options);
     assert!(table.contains("rwkvx") && table.contains("1K"), "{table}");
     assert!(place.path().join("runs/latency-2/report.json").exists());
+
+    // What was measured is not overwritten.
+    let again = program(
+        place.path(),
+        &[&options[..], &["--out", "runs/latency-2"]].concat(),
+    );
+    let error = String::from_utf8_lossy(&again.stderr);
+    assert!(!again.status.success());
+    assert!(
+        error.contains("--out: runs/latency-2/report.json is there"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use rwkvx_eval::provenance::Program;
-use rwkvx_eval::report::Report;
-use rwkvx_eval::{Result, runs};
+use rwkvx_eval::report::{self, Report};
+use rwkvx_eval::{Error, Result, runs};
 use rwkvx_kernels::KernelBackend;
 use serde::Serialize;
 
@@ -31,13 +31,28 @@ pub(crate) fn ask_each<B: KernelBackend, S: Serialize, R: Serialize>(
         Some(directory) => directory.clone(),
         None => runs::next_free(Path::new(runs::RUNS), benchmark),
     };
-    let names = runs::names(&models);
+    let directories = match models.len() {
+        1 => vec![directory],
+        _ => runs::names(&models)
+            .into_iter()
+            .map(|name| directory.join(name))
+            .collect(),
+    };
+    // Some may be there from a session that was interrupted.
+    if directories
+        .iter()
+        .all(|directory| directory.join(report::FILE).exists())
+    {
+        return Err(Error::Option {
+            option: "--out",
+            reason: format!(
+                "{} is there, and would be lost; remove it or choose another folder",
+                directories[0].join(report::FILE).display()
+            ),
+        });
+    }
     let mut reported = Vec::new();
-    for (model, name) in models.iter().zip(names) {
-        let directory = match models.len() {
-            1 => directory.clone(),
-            _ => directory.join(name),
-        };
+    for (model, directory) in models.iter().zip(directories) {
         let loaded = common.model.load::<B>(model, device)?;
         let started = Instant::now();
         let (settings, result) = ask(&loaded, &directory)?;
