@@ -235,6 +235,10 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
         B::on_one_stream(work)
     }
 
+    fn multiprocessors(device: &Self::Device) -> usize {
+        B::multiprocessors(device)
+    }
+
     fn wkv7(inputs: Wkv7Inputs<Self>) -> Wkv7Output<Self> {
         match B::WKV7_GRADIENT {
             Some(gradient) => wkv7::autodiff::wkv7::<B, C>(gradient, inputs),

@@ -139,6 +139,10 @@ impl<B: KernelBackend + FusionBackend> KernelBackend for Fusion<B> {
         B::on_one_stream(work)
     }
 
+    fn multiprocessors(device: &Self::Device) -> usize {
+        B::multiprocessors(device)
+    }
+
     fn wkv7(inputs: Wkv7Inputs<Self>) -> Wkv7Output<Self> {
         outer_wkv7(B::wkv7(inner_wkv7(inputs)))
     }

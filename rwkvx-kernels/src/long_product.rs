@@ -44,10 +44,9 @@ fn in_parts<B: Backend>(left: Tensor<B, 2>, right: Tensor<B, 2>, parts: usize) -
     if parts == 1 {
         return left.matmul(right);
     }
-    let ([rows, inner], [_, columns]) = (left.dims(), right.dims());
-    let left = left.reshape([rows, parts, inner / parts]).swap_dims(0, 1); // [parts, rows, inner/parts]
-    let right = right.reshape([parts, inner / parts, columns]);
-    sum(left.matmul(right))
+    let [rows, inner] = left.dims();
+    let left = left.reshape([rows, parts, inner / parts]).swap_dims(0, 1);
+    add_up(left, right)
 }
 
 fn in_parts_transposed<B: Backend>(
@@ -58,20 +57,19 @@ fn in_parts_transposed<B: Backend>(
     if parts == 1 {
         return left.transpose().matmul(right);
     }
-    let ([inner, rows], [_, columns]) = (left.dims(), right.dims());
-    let left = left.reshape([parts, inner / parts, rows]).transpose(); // [parts, rows, inner/parts]
-    let right = right.reshape([parts, inner / parts, columns]);
-    sum(left.matmul(right))
+    let [inner, rows] = left.dims();
+    let left = left.reshape([parts, inner / parts, rows]).transpose();
+    add_up(left, right)
 }
 
-/// Of `[parts, rows, columns]`.
-fn sum<B: Backend>(products: Tensor<B, 3>) -> Tensor<B, 2> {
+/// The sum of the products of `left` `[parts, rows, inner/parts]` with the parts of `right` `[inner, columns]`.
+fn add_up<B: Backend>(left: Tensor<B, 3>, right: Tensor<B, 2>) -> Tensor<B, 2> {
+    let [parts, _, length] = left.dims();
+    let [_, columns] = right.dims();
+    let products = left.matmul(right.reshape([parts, length, columns])); // [parts, rows, columns]
     let dtype = products.dtype();
-    products
-        .cast(DType::F32)
-        .sum_dim(0)
-        .squeeze_dim(0)
-        .cast(dtype)
+    let sum = products.cast(DType::F32).sum_dim(0);
+    sum.squeeze_dim(0).cast(dtype)
 }
 
 #[cfg(test)]

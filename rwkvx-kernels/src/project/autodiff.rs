@@ -20,24 +20,23 @@ pub(crate) fn project<B: KernelBackend, C: CheckpointStrategy>(
     let weight = weight.dequantize();
     let dtype = weight.dtype();
     let (x, weight) = (unwrap(x), unwrap(weight));
+    let [x_inner, weight_inner] = [&x, &weight].map(|tensor| wrap(tensor.primitive.clone()));
+    let output = unwrap(reference::project::<B>(x_inner, weight_inner, layout));
     let product = Product { layout, dtype };
     let nodes = [x.node.clone(), weight.node.clone()];
-    let output = match product.prepare::<C>(nodes).compute_bound().stateful() {
-        OpsKind::Tracked(mut prep) => {
-            // Each for the other's gradient.
-            let kept = Kept {
-                x: weight.is_tracked().then(|| prep.checkpoint(&x)),
-                weight: x.is_tracked().then(|| prep.checkpoint(&weight)),
-            };
-            let output = reference::project::<B>(wrap(x.primitive), wrap(weight.primitive), layout);
-            prep.finish(kept, unwrap(output))
-        }
-        OpsKind::UnTracked(prep) => {
-            let output = reference::project::<B>(wrap(x.primitive), wrap(weight.primitive), layout);
-            prep.finish(unwrap(output))
-        }
-    };
-    wrap(output)
+    wrap(
+        match product.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                // Each for the other's gradient.
+                let kept = Kept {
+                    x: weight.is_tracked().then(|| prep.checkpoint(&x)),
+                    weight: x.is_tracked().then(|| prep.checkpoint(&weight)),
+                };
+                prep.finish(kept, output)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(output),
+        },
+    )
 }
 
 /// The node of a product.

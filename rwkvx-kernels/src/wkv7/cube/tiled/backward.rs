@@ -82,6 +82,7 @@ pub(super) fn wkv7_backward_tiled<F: Float, E: Float>(
 
     let mut rows = Rows::<F>::new(7usize);
     let last = first + (chunks - 1) * TOKENS;
+    let at = rows_at(&place, batch, head, last, end, time, heads, size);
     load_rows(
         &mut rows,
         receptance,
@@ -90,16 +91,8 @@ pub(super) fn wkv7_backward_tiled<F: Float, E: Float>(
         value,
         removal,
         replacement,
-        &place,
-        batch,
-        head,
-        last,
-        end,
-        time,
-        heads,
-        size,
+        at,
     );
-    let at = rows_at(&place, batch, head, last, end, time, heads, size);
     rows.load(row::D_OUTPUT, d_output, at);
 
     for back in 0..chunks {
@@ -127,6 +120,7 @@ pub(super) fn wkv7_backward_tiled<F: Float, E: Float>(
         }
         if chunk > 0 {
             let before = start - TOKENS;
+            let at = rows_at(&place, batch, head, before, end, time, heads, size);
             load_rows(
                 &mut rows,
                 receptance,
@@ -135,16 +129,8 @@ pub(super) fn wkv7_backward_tiled<F: Float, E: Float>(
                 value,
                 removal,
                 replacement,
-                &place,
-                batch,
-                head,
-                before,
-                end,
-                time,
-                heads,
-                size,
+                at,
             );
-            let at = rows_at(&place, batch, head, before, end, time, heads, size);
             rows.load(row::D_OUTPUT, d_output, at);
         }
         sync_cube();

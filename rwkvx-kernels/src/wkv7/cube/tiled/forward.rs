@@ -89,6 +89,7 @@ pub(super) fn wkv7_forward_tiled<F: Float, E: Float, S: Float>(
     };
 
     let mut rows = Rows::<F>::new(6usize);
+    let at = rows_at(&place, batch, head, first, end, time, heads, size);
     load_rows(
         &mut rows,
         receptance,
@@ -97,18 +98,12 @@ pub(super) fn wkv7_forward_tiled<F: Float, E: Float, S: Float>(
         value,
         removal,
         replacement,
-        &place,
-        batch,
-        head,
-        first,
-        end,
-        time,
-        heads,
-        size,
+        at,
     );
     for chunk in 0..chunks {
         let start = first + chunk * TOKENS;
         tiles.stage(&rows, &place, end - start, size);
+        let at = rows_at(&place, batch, head, start + TOKENS, end, time, heads, size);
         load_rows(
             &mut rows,
             receptance,
@@ -117,14 +112,7 @@ pub(super) fn wkv7_forward_tiled<F: Float, E: Float, S: Float>(
             value,
             removal,
             replacement,
-            &place,
-            batch,
-            head,
-            start + TOKENS,
-            end,
-            time,
-            heads,
-            size,
+            at,
         );
 
         if comptime!(writes == Writes::Output) {
@@ -258,7 +246,7 @@ fn diagonal(warp: &Warp, number: f32, #[comptime] size: usize) -> Array<Pair<f32
     state
 }
 
-/// Starts to load the inputs of the chunk from token `start`; from token `end` on the last before it once more.
+/// Starts to load the inputs at the quads that [`rows_at`] gives.
 #[cube]
 pub(super) fn load_rows<F: Float>(
     rows: &mut Rows<F>,
@@ -268,16 +256,8 @@ pub(super) fn load_rows<F: Float>(
     value: &Array<Vector<F, Const<4>>>,
     removal: &Array<Vector<F, Const<4>>>,
     replacement: &Array<Vector<F, Const<4>>>,
-    place: &Place,
-    batch: usize,
-    head: usize,
-    start: usize,
-    end: usize,
-    time: usize,
-    heads: usize,
-    #[comptime] size: usize,
+    at: (usize, usize),
 ) {
-    let at = rows_at(place, batch, head, start, end, time, heads, size);
     rows.load(row::RECEPTANCE, receptance, at);
     rows.load(row::LOG_DECAY, log_decay, at);
     rows.load(row::KEY, key, at);

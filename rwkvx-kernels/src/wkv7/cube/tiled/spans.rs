@@ -48,6 +48,7 @@ pub(super) fn wkv7_span_gradient_tiled<F: Float, E: Float>(
     let mut rows = Rows::<F>::new(7usize);
     for back in 0..chunks {
         let start = first + (chunks - 1 - back) * TOKENS;
+        let at = rows_at(&place, batch, head, start, end, time, heads, size);
         load_rows(
             &mut rows,
             receptance,
@@ -56,16 +57,8 @@ pub(super) fn wkv7_span_gradient_tiled<F: Float, E: Float>(
             value,
             removal,
             replacement,
-            &place,
-            batch,
-            head,
-            start,
-            end,
-            time,
-            heads,
-            size,
+            at,
         );
-        let at = rows_at(&place, batch, head, start, end, time, heads, size);
         rows.load(row::D_OUTPUT, d_output, at);
         tiles.stage(&rows, &place, end - start, size);
         #[unroll]
