@@ -12,10 +12,13 @@ use crate::embedding;
 use crate::known_gradient;
 use crate::layer_norm::{self, LayerNormGrads};
 use crate::pointwise::{self, Pointwise};
-use crate::project::{self, WeightLayout};
+use crate::project::{self, Product, WeightLayout};
 use crate::sample::{self, Draw, Sampled};
 use crate::sparse_attention::{self, AttentionGradient, CachedRows, ChunkTopK};
-use crate::time_mix::{self, KeyInputs, Keys, OutputInputs, TimeMixBackward, ValueInputs};
+use crate::time_mix::{
+    self, HeadInputs, HeadOutputs, KeyInputs, Keys, OutputInputs, ShiftInputs, Shifted,
+    TimeMixBackward, ValueInputs,
+};
 use crate::wkv7::{self, Wkv7Gradient, Wkv7Inputs, Wkv7Output};
 
 /// Adds up tensors of one shape that are each on a device of its own; every device has the sum afterwards.
@@ -118,6 +121,11 @@ pub trait KernelBackend: Backend {
         project::reference::project(x, weight, layout)
     }
 
+    /// Several products at once; see [`project_all`](crate::project_all).
+    fn project_all(products: Vec<Product<Self>>) -> Vec<Tensor<Self, 2>> {
+        project::reference::project_all(products)
+    }
+
     /// The norm of rows; see [`layer_norm`](crate::layer_norm()).
     fn layer_norm(
         x: Tensor<Self, 2>,
@@ -186,6 +194,18 @@ pub trait KernelBackend: Backend {
     /// From the recurrence to the output projection; see [`gate_output`](crate::gate_output).
     fn gate_output(inputs: OutputInputs<Self>) -> Tensor<Self, 2> {
         time_mix::reference::gate_output(inputs)
+    }
+
+    /// From the stream to the projections; see [`norm_and_shift`](crate::norm_and_shift).
+    fn norm_and_shift(
+        inputs: ShiftInputs<Self, Vec<Tensor<Self, 1>>>,
+    ) -> Shifted<Self, Vec<Tensor<Self, 2>>> {
+        time_mix::reference::norm_and_shift(inputs)
+    }
+
+    /// From the projections to the output projection; see [`mix_heads`](crate::mix_heads).
+    fn mix_heads(inputs: HeadInputs<Self>) -> HeadOutputs<Self> {
+        time_mix::reference::mix_heads(inputs)
     }
 
     /// The losses of rows of logits; see [`cross_entropy_rows`](crate::cross_entropy_rows).
@@ -373,6 +393,18 @@ where
         crate::cube::multiprocessors::<Self>(device)
     }
 
+    fn project(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+        layout: WeightLayout,
+    ) -> Tensor<Self, 2> {
+        project::cube::project(x, weight, layout)
+    }
+
+    fn project_all(products: Vec<Product<Self>>) -> Vec<Tensor<Self, 2>> {
+        project::cube::project_all(products)
+    }
+
     fn layer_norm(
         x: Tensor<Self, 2>,
         weight: Tensor<Self, 1>,
@@ -415,6 +447,16 @@ where
 
     fn gate_output(inputs: OutputInputs<Self>) -> Tensor<Self, 2> {
         time_mix::cube::gate_output(inputs)
+    }
+
+    fn norm_and_shift(
+        inputs: ShiftInputs<Self, Vec<Tensor<Self, 1>>>,
+    ) -> Shifted<Self, Vec<Tensor<Self, 2>>> {
+        time_mix::cube::norm_and_shift(inputs)
+    }
+
+    fn mix_heads(inputs: HeadInputs<Self>) -> HeadOutputs<Self> {
+        time_mix::cube::mix_heads(inputs)
     }
 
     fn cross_entropy_rows(

@@ -15,11 +15,15 @@ use burn_ir::{InitOperationIr, OperationIr};
 use crate::KernelBackend;
 use crate::cross_entropy::RowLosses;
 use crate::layer_norm::LayerNormGrads;
+use crate::project::Product;
 use crate::sample::{Draw, Sampled};
 use crate::sparse_attention::{
     AttentionGradient, AttentionGrads, AttentionInputs, CachedRows, ChunkTopK,
 };
-use crate::time_mix::{KeyInputs, Keys, OutputInputs, ShiftGrads, TimeMixBackward, ValueInputs};
+use crate::time_mix::{
+    HeadInputs, HeadOutputs, KeyInputs, Keys, OutputInputs, ShiftGrads, ShiftInputs, Shifted,
+    TimeMixBackward, ValueInputs, Values,
+};
 use crate::wkv7::{Wkv7Gradient, Wkv7Grads, Wkv7Inputs, Wkv7Output};
 
 impl<B: KernelBackend + FusionBackend> KernelBackend for Fusion<B> {
@@ -187,6 +191,17 @@ impl<B: KernelBackend + FusionBackend> KernelBackend for Fusion<B> {
         outer(B::attend_cached(inner(query), start, &rows, shape))
     }
 
+    fn project_all(products: Vec<Product<Self>>) -> Vec<Tensor<Self, 2>> {
+        let products = products.into_iter().map(|product| Product {
+            x: inner(product.x),
+            weight: inner(product.weight),
+            layout: product.layout,
+            then: product.then,
+            plus: product.plus.map(inner),
+        });
+        outer_all(B::project_all(products.collect()))
+    }
+
     fn layer_norm(
         x: Tensor<Self, 2>,
         weight: Tensor<Self, 1>,
@@ -248,6 +263,43 @@ impl<B: KernelBackend + FusionBackend> KernelBackend for Fusion<B> {
 
     fn gate_output(inputs: OutputInputs<Self>) -> Tensor<Self, 2> {
         outer(B::gate_output(inner_output(inputs)))
+    }
+
+    fn norm_and_shift(
+        inputs: ShiftInputs<Self, Vec<Tensor<Self, 1>>>,
+    ) -> Shifted<Self, Vec<Tensor<Self, 2>>> {
+        let shifted = B::norm_and_shift(ShiftInputs {
+            x: inner(inputs.x),
+            weight: inner(inputs.weight),
+            bias: inner(inputs.bias),
+            carry: inputs.carry.map(inner),
+            amounts: inner_all(inputs.amounts),
+        });
+        Shifted {
+            mixes: outer_all(shifted.mixes),
+            carry: shifted.carry.map(outer),
+        }
+    }
+
+    fn mix_heads(inputs: HeadInputs<Self>) -> HeadOutputs<Self> {
+        let mixed = B::mix_heads(HeadInputs {
+            receptance: inner(inputs.receptance),
+            keys: inner_keys(inputs.keys),
+            values: match inputs.values {
+                Values::Projected(value) => Values::Projected(inner(value)),
+                Values::Mixed(values) => Values::Mixed(inner_value(values)),
+            },
+            gate: inner(inputs.gate),
+            weight: inner(inputs.weight),
+            bias: inner(inputs.bias),
+            bonus: inner(inputs.bonus),
+            state: inputs.state.map(inner),
+            batch: inputs.batch,
+        });
+        HeadOutputs {
+            gated: outer(mixed.gated),
+            state: outer(mixed.state),
+        }
     }
 
     fn cross_entropy_rows(

@@ -56,11 +56,8 @@ impl<B: KernelBackend> RwkvBlock<B> {
             Some(norm) => norm.forward(x),
             None => x,
         };
-        let x = self
-            .att
-            .forward(self.ln1.forward(x.clone()), value_first, time_mix)
-            + x;
-        self.ffn.forward(self.ln2.forward(x.clone()), channel_carry) + x
+        let x = self.att.forward(x, &self.ln1, value_first, time_mix);
+        self.ffn.forward(x, &self.ln2, channel_carry)
     }
 }
 
@@ -101,13 +98,8 @@ impl<B: KernelBackend> SparseBlock<B> {
             Some(state) => (Some(&mut state.attention), Some(&mut state.channel_carry)),
             None => (None, None),
         };
-        let attended = self.att.forward(
-            self.ln1.forward(x.clone()),
-            config.head_size,
-            config.attention(),
-            attention,
-        );
-        let x = attended + x;
-        self.ffn.forward(self.ln2.forward(x.clone()), channel_carry) + x
+        let (size, shape) = (config.head_size, config.attention());
+        let x = self.att.forward(x, &self.ln1, size, shape, attention);
+        self.ffn.forward(x, &self.ln2, channel_carry)
     }
 }

@@ -3,11 +3,11 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use rwkvx_kernels::{KernelBackend, squared_relu};
+use rwkvx_kernels::{KernelBackend, Pointwise};
 
 use crate::config::RwkvXConfig;
-use crate::layers::{Projection, unset};
-use crate::token_shift::token_shift;
+use crate::layers::{LayerNorm, Projection, unset};
+use crate::token_shift::norm_and_shift;
 
 /// `relu((x + d * x_k) K')^2 V'` with `d = x_{t-1} - x_t` and hidden size 4C.
 #[derive(Module, Debug)]
@@ -32,16 +32,18 @@ impl<B: Backend> ChannelMix<B> {
 }
 
 impl<B: KernelBackend> ChannelMix<B> {
-    /// `x` is the normalised input, `[batch, time, channels]`, and so is the result. `carry`, `[batch, channels]`, holds
-    /// the last input of the piece before and takes this one's.
+    /// Adds the mix of the norm of `x` to `x`, the stream `[batch, time, channels]`. `carry`, `[batch, channels]`, holds the norm of the last token of
+    /// the piece before and takes this one's.
     pub(crate) fn forward(
         &self,
         x: Tensor<B, 3>,
+        norm: &LayerNorm<B>,
         carry: Option<&mut Tensor<B, 2>>,
     ) -> Tensor<B, 3> {
-        let bthc = x.dims();
-        let [x_k] = token_shift(x, carry, [&self.x_k]); // [rows, channels]
-        let key = squared_relu(self.key.forward(x_k)); // [rows, 4 channels]
-        self.value.forward(key).reshape(bthc)
+        let bthc @ [batch, time, channels] = x.dims();
+        let [x_k] = norm_and_shift(norm, x.clone(), carry, [&self.x_k]); // [rows, channels]
+        let key = self.key.product(x_k).then(Pointwise::SquaredRelu).make(); // [rows, 4 channels]
+        let x = x.reshape([batch * time, channels]);
+        self.value.product(key).plus(x).make().reshape(bthc)
     }
 }

@@ -3,7 +3,7 @@
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor};
-use rwkvx_kernels::{KernelBackend, WeightLayout, embedding, layer_norm, project};
+use rwkvx_kernels::{KernelBackend, Product, WeightLayout, embedding, layer_norm};
 
 /// A parameter that has its shape but no value yet. It holds zeros if it is ever read before it is given one.
 pub(crate) fn unset<B: Backend, const D: usize>(
@@ -37,8 +37,18 @@ impl<B: Backend> Projection<B> {
 impl<B: KernelBackend> Projection<B> {
     /// `x W^T`, `[rows, in]` to `[rows, out]`.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        project(x, self.weight.val(), WeightLayout::OutIn)
+        self.product(x).make()
     }
+
+    /// The same, to be made with others or with something done to it.
+    pub(crate) fn product(&self, x: Tensor<B, 2>) -> Product<B> {
+        Product::new(x, self.weight.val(), WeightLayout::OutIn)
+    }
+}
+
+/// The results of N products.
+pub(crate) fn each<B: Backend, const N: usize>(made: Vec<Tensor<B, 2>>) -> [Tensor<B, 2>; N] {
+    made.try_into().expect("a result per product")
 }
 
 /// One row per token id.

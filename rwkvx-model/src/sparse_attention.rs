@@ -3,11 +3,11 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use rwkvx_kernels::{ChunkTopK, KernelBackend, KvCache, sparse_attention};
+use rwkvx_kernels::{ChunkTopK, KernelBackend, KvCache, project_all, sparse_attention};
 
 use crate::config::RwkvXConfig;
 use crate::key_conv::convolve;
-use crate::layers::{Projection, unset};
+use crate::layers::{LayerNorm, Projection, each, unset};
 
 /// Causal attention of every query to its own chunk and its `top_k - 1` best earlier ones. No bias, no positional
 /// encoding, scale `head_size^-1/2`; the query projection is published as `receptance`.
@@ -48,35 +48,36 @@ impl<B: Backend> SparseAttention<B> {
 }
 
 impl<B: KernelBackend> SparseAttention<B> {
-    /// `x` is the normalised input, `[batch, time, channels]`, and so is the result. With a `state` the text goes on from
+    /// Adds the attention of the norm of `x` to `x`, the stream `[batch, time, channels]`. With a `state` the text goes on from
     /// what it holds; without, it starts here.
     pub(crate) fn forward(
         &self,
         x: Tensor<B, 3>,
+        norm: &LayerNorm<B>,
         head_size: usize,
         shape: ChunkTopK,
         state: Option<&mut AttentionState<B>>,
     ) -> Tensor<B, 3> {
-        let [batch, time, channels] = x.dims();
+        let bthc @ [batch, time, channels] = x.dims();
         let bthn = [batch, time, channels / head_size, head_size];
         let (cache, carry) = match state {
             Some(state) => (Some(&mut state.cache), state.key_carry.as_mut()),
             None => (None, None),
         };
         let x = x.reshape([batch * time, channels]);
-        let query = self.receptance.forward(x.clone()).reshape(bthn);
-        let mut key = self.key.forward(x.clone()).reshape([batch, time, channels]);
+        let normal = norm.forward(x.clone()); // [rows, channels]
+        let projections = [&self.receptance, &self.key, &self.value];
+        let products = projections.map(|projection| projection.product(normal.clone()));
+        let [query, mut key, value] = each(project_all(products.into()));
         if let Some(weight) = &self.key_conv {
-            key = convolve(key, weight.val(), carry);
+            key = convolve(key.reshape(bthc), weight.val(), carry).reshape([-1, channels as i64]);
         }
-        let key = key.reshape(bthn);
-        let value = self.value.forward(x).reshape(bthn);
+        let [query, key, value] = [query, key, value].map(|rows| rows.reshape(bthn));
         let output = match cache {
             Some(cache) => cache.attend(query, key, value),
             None => sparse_attention(query, key, value, shape),
         };
-        self.output
-            .forward(output.reshape([batch * time, channels]))
-            .reshape([batch, time, channels])
+        let output = output.reshape([batch * time, channels]);
+        self.output.product(output).plus(x).make().reshape(bthc)
     }
 }

@@ -6,13 +6,13 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use rwkvx_kernels::{
-    KernelBackend, KeyInputs, OutputInputs, ValueInputs, WeightLayout, Wkv7Inputs, gate_output,
-    mix_value, prepare_keys, project, sigmoid, tanh, wkv7,
+    HeadInputs, KernelBackend, KeyInputs, Pointwise, Product, ValueInputs, Values, WeightLayout,
+    mix_heads, project_all,
 };
 
 use crate::config::RwkvXConfig;
-use crate::layers::{GroupNorm, Projection, unset};
-use crate::token_shift::token_shift;
+use crate::layers::{GroupNorm, LayerNorm, Projection, each, unset};
+use crate::token_shift::norm_and_shift;
 
 /// The parameters of one time mix, C channels in H heads of size N, under their published names.
 #[derive(Module, Debug)]
@@ -115,19 +115,19 @@ impl<B: Backend> TimeMix<B> {
 }
 
 impl<B: KernelBackend> TimeMix<B> {
-    /// `x` is the normalised input, `[batch, time, channels]`, and so is the result.
+    /// Adds the mix of the norm of `x` to `x`, the stream `[batch, time, channels]`.
     ///
     /// `value_first` is the value of layer 0, `[batch * time, channels]`: layer 0 sets it, later layers mix it in.
     /// Without `state` the text starts here.
     pub(crate) fn forward(
         &self,
         x: Tensor<B, 3>,
+        norm: &LayerNorm<B>,
         value_first: &mut Option<Tensor<B, 2>>,
         state: Option<&mut TimeMixState<B>>,
     ) -> Tensor<B, 3> {
-        let bthc @ [batch, time, _] = x.dims();
-        let [heads, head_size] = self.r_k.dims();
-        let bthn = [batch, time, heads, head_size];
+        let bthc @ [batch, time, channels] = x.dims();
+        let [_, head_size] = self.r_k.dims();
         let (carry, wkv_state) = match state {
             Some(state) => (Some(&mut state.carry), Some(&mut state.wkv)),
             None => (None, None),
@@ -136,76 +136,75 @@ impl<B: KernelBackend> TimeMix<B> {
         let amounts = [
             &self.x_r, &self.x_w, &self.x_k, &self.x_v, &self.x_a, &self.x_g,
         ];
-        let [x_r, x_w, x_k, x_v, x_a, x_g] = token_shift(x, carry, amounts); // [rows, channels], as all below
-        let receptance = self.receptance.forward(x_r);
-        let value = self.value_with_residual(x_v, value_first);
-        let gate = low_rank(x_g, &self.g1, &self.g2, sigmoid);
-        let keys = prepare_keys(KeyInputs {
-            decay: low_rank(x_w, &self.w1, &self.w2, tanh),
-            rate: low_rank(x_a, &self.a1, &self.a2, |h| h),
-            key: self.key.forward(x_k),
-            decay_bias: self.w0.val(),
-            rate_bias: self.a0.val(),
-            removal_scale: self.k_k.val(),
-            rate_scale: self.k_a.val(),
-            head_size,
-        });
+        let [x_r, x_w, x_k, x_v, x_a, x_g] = norm_and_shift(norm, x.clone(), carry, amounts); // [rows, channels], as all below
+        let mut products = vec![
+            self.receptance.product(x_r),
+            self.key.product(x_k),
+            self.value.product(x_v.clone()),
+            low_rank(x_w, &self.w1).then(Pointwise::Tanh),
+            low_rank(x_a, &self.a1),
+            low_rank(x_g, &self.g1).then(Pointwise::Sigmoid),
+        ];
+        products.extend(self.v1.as_ref().map(|v1| low_rank(x_v, v1)));
+        let mut projected = project_all(products);
+        let hidden = projected.drain(3..); // [rows, rank] each
+        let up = [&self.w2, &self.a2, &self.g2].into_iter().chain(&self.v2);
+        let mut low_ranks = project_all(hidden.zip(up).map(|(h, up)| low_rank(h, up)).collect());
+        let amount = low_ranks.drain(3..).next();
+        let [receptance, key, value] = each(projected);
+        let [decay, rate, gate] = each(low_ranks);
 
-        let recurrence = wkv7(Wkv7Inputs {
-            receptance: receptance.clone().reshape(bthn),
-            log_decay: keys.log_decay.reshape(bthn),
-            key: keys.key.clone().reshape(bthn),
-            value: value.clone().reshape(bthn),
-            removal: keys.removal.reshape(bthn),
-            replacement: keys.replacement.reshape(bthn),
-            state: wkv_state.as_ref().map(|state| (**state).clone()),
-        });
-        if let Some(state) = wkv_state {
-            *state = recurrence.state;
-        }
-
-        let gated = gate_output(OutputInputs {
-            output: recurrence.output.reshape(value.dims()),
+        let mixed = mix_heads(HeadInputs {
             receptance,
-            key: keys.key,
-            value,
+            keys: KeyInputs {
+                decay,
+                rate,
+                key,
+                decay_bias: self.w0.val(),
+                rate_bias: self.a0.val(),
+                removal_scale: self.k_k.val(),
+                rate_scale: self.k_a.val(),
+                head_size,
+            },
+            values: self.values(value, amount, value_first),
             gate,
             weight: self.ln_x.weight.val(),
             bias: self.ln_x.bias.val(),
             bonus: self.r_k.val(),
+            state: wkv_state.as_ref().map(|state| (**state).clone()),
+            batch,
         });
-        self.output.forward(gated).reshape(bthc)
+        if let Some(state) = wkv_state {
+            *state = mixed.state;
+        }
+        let x = x.reshape([batch * time, channels]);
+        let output = self.output.product(mixed.gated).plus(x).make();
+        output.reshape(bthc)
     }
 
-    /// The value of `x_v`, moved towards layer 0's where there is one; layer 0 leaves its own for the others.
-    fn value_with_residual(
+    /// The value, to be moved towards layer 0's where there is one; layer 0 leaves its own for the others.
+    fn values(
         &self,
-        x_v: Tensor<B, 2>,
+        value: Tensor<B, 2>,
+        amount: Option<Tensor<B, 2>>,
         value_first: &mut Option<Tensor<B, 2>>,
-    ) -> Tensor<B, 2> {
-        let value = self.value.forward(x_v.clone());
-        match (&self.v0, &self.v1, &self.v2, value_first) {
-            (Some(v0), Some(v1), Some(v2), Some(first)) => mix_value(ValueInputs {
+    ) -> Values<B> {
+        match (&self.v0, amount, value_first) {
+            (Some(v0), Some(amount), Some(first)) => Values::Mixed(ValueInputs {
                 value,
                 first: first.clone(),
-                amount: low_rank(x_v, v1, v2, |h| h),
+                amount,
                 amount_bias: v0.val(),
             }),
             (.., first) => {
                 *first = Some(value.clone());
-                value
+                Values::Projected(value)
             }
         }
     }
 }
 
-/// `between(x down) up`: `[rows, channels]` through `[rows, rank]` back to `[rows, channels]`.
-fn low_rank<B: KernelBackend>(
-    x: Tensor<B, 2>,
-    down: &Param<Tensor<B, 2>>,
-    up: &Param<Tensor<B, 2>>,
-    between: impl FnOnce(Tensor<B, 2>) -> Tensor<B, 2>,
-) -> Tensor<B, 2> {
-    let hidden = between(project(x, down.val(), WeightLayout::InOut)); // [rows, rank]
-    project(hidden, up.val(), WeightLayout::InOut)
+/// The product with a low-rank matrix, which is stored `[in, out]`.
+fn low_rank<B: Backend>(x: Tensor<B, 2>, weight: &Param<Tensor<B, 2>>) -> Product<B> {
+    Product::new(x, weight.val(), WeightLayout::InOut)
 }

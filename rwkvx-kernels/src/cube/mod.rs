@@ -15,6 +15,7 @@ use burn_cubecl::{
     tensor::CubeTensor,
 };
 use cubecl::prelude::*;
+use cubecl::server::{MemoryLayoutDescriptor, MemoryLayoutStrategy};
 
 /// Four values that are loaded, computed and stored together.
 pub(crate) type Quad = Vector<f32, Const<4>>;
@@ -109,6 +110,28 @@ pub(crate) fn allocate<R: CubeRuntime>(
         like.client.empty(bytes),
         dtype,
     )
+}
+
+/// New buffers that lie side by side in one allocation, which is let go of with the last of them. A device's memory is managed by a thread that a
+/// decoding step keeps waiting otherwise.
+pub(crate) fn allocate_together<R: CubeRuntime, const D: usize>(
+    like: &CubeTensor<R>,
+    shapes: &[[usize; D]],
+    dtype: DType,
+) -> Vec<CubeTensor<R>> {
+    let bytes = |shape: &[usize; D]| shape.iter().product::<usize>() * dtype.size();
+    let descriptor = |shape| {
+        let layout = MemoryLayoutStrategy::Contiguous;
+        MemoryLayoutDescriptor::new(layout, [bytes(shape)].into(), 1)
+    };
+    let buffers = like
+        .client
+        .empty_tensors(shapes.iter().map(descriptor).collect());
+    let buffers = buffers.into_iter().zip(shapes).map(|(buffer, shape)| {
+        let (client, device) = (like.client.clone(), like.device.clone());
+        CubeTensor::new_contiguous(client, device, (*shape).into(), buffer.memory, dtype)
+    });
+    buffers.collect()
 }
 
 /// A new buffer of the shape and type of `like`; its contents are undefined.

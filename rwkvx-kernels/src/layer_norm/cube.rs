@@ -11,7 +11,7 @@ use crate::cube::rows::{Grid, sum_over_cube};
 use crate::cube::{CubeMemory, alike, allocate, allocate_like, blocks, dense, tensor};
 
 /// Most units per row. More would wait for each other longer than they read.
-const UNITS: usize = 64;
+pub(crate) const UNITS: usize = 64;
 
 /// The body of [`KernelBackend::layer_norm`](crate::KernelBackend::layer_norm).
 pub(crate) fn layer_norm<B: CubeMemory>(
@@ -215,7 +215,7 @@ fn layer_norm_d_parameters<F: Float, N: Size>(
 
 /// Of the row of `columns` vectors from `first`; all units receive them.
 #[cube]
-fn mean_and_inverse<F: Float, N: Size>(
+pub(crate) fn mean_and_inverse<F: Float, N: Size>(
     x: &Array<Vector<F, N>>,
     first: usize,
     columns: usize,

@@ -10,7 +10,7 @@ use burn::tensor::{Tensor, TensorPrimitive};
 use crate::KernelBackend;
 
 /// A function of one element whose slope is a function of its result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Pointwise {
     /// `1 / (1 + exp(-x))`
     Sigmoid,
@@ -35,7 +35,11 @@ pub fn squared_relu<B: KernelBackend, const D: usize>(x: Tensor<B, D>) -> Tensor
     apply(Pointwise::SquaredRelu, x)
 }
 
-fn apply<B: KernelBackend, const D: usize>(function: Pointwise, x: Tensor<B, D>) -> Tensor<B, D> {
+/// One of the functions of each element, of any shape; differentiable.
+pub(crate) fn apply<B: KernelBackend, const D: usize>(
+    function: Pointwise,
+    x: Tensor<B, D>,
+) -> Tensor<B, D> {
     let y = B::pointwise(function, x.into_primitive().tensor());
     Tensor::from_primitive(TensorPrimitive::Float(y))
 }

@@ -5,15 +5,17 @@
 pub(crate) mod autodiff;
 #[cfg(feature = "cpu")]
 pub(crate) mod cpu;
+#[cfg(feature = "cube")]
+pub(crate) mod cube;
 pub(crate) mod reference;
 
-use burn::tensor::Tensor;
 use burn::tensor::quantization::{BlockSize, QuantLevel, QuantScheme, QuantStore, QuantValue};
+use burn::tensor::{Tensor, backend::Backend};
 
-use crate::KernelBackend;
+use crate::{KernelBackend, Pointwise, shapes};
 
 /// Which axis of a matrix of weights is which.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WeightLayout {
     /// `[out, in]`, as PyTorch stores its linear layers.
     OutIn,
@@ -41,8 +43,9 @@ impl WeightLayout {
 
 /// `x` `[rows, in]` times `weight`, as `[rows, out]` in the type of `x`.
 ///
-/// The weights are f32, bf16, f16, or quantised by [`int8_scheme`]. CPUs widen them to f32 in registers and compute in f32; other backends
-/// compute in the type of half-precision weights and widen quantised ones first. Differentiable where the weights are not quantised.
+/// The weights are f32, bf16, f16, or quantised by [`int8_scheme`]. CPUs widen them to f32 in registers and compute in f32. GPUs do so for up to 32
+/// rows; for more they compute in the type of half-precision weights. They widen quantised weights first. Differentiable where the weights are not
+/// quantised.
 ///
 /// # Panics
 /// If the inputs of `weight` are not the columns of `x`.
@@ -51,13 +54,91 @@ pub fn project<B: KernelBackend>(
     weight: Tensor<B, 2>,
     layout: WeightLayout,
 ) -> Tensor<B, 2> {
-    let [_, columns] = x.dims();
-    let [inputs, _] = layout.in_out(weight.dims());
+    check("project", &x, &weight, layout);
+    B::project(x, weight, layout)
+}
+
+/// A product of rows with weights, and what is done with each of its elements.
+#[derive(Debug, Clone)]
+pub struct Product<B: Backend> {
+    /// `[rows, in]`
+    pub x: Tensor<B, 2>,
+    /// As in [`project`].
+    pub weight: Tensor<B, 2>,
+    /// Of `weight`.
+    pub layout: WeightLayout,
+    /// What is applied to the product.
+    pub then: Option<Pointwise>,
+    /// What is added last, `[rows, out]`.
+    pub plus: Option<Tensor<B, 2>>,
+}
+
+impl<B: Backend> Product<B> {
+    /// The product alone.
+    pub fn new(x: Tensor<B, 2>, weight: Tensor<B, 2>, layout: WeightLayout) -> Self {
+        Self {
+            x,
+            weight,
+            layout,
+            then: None,
+            plus: None,
+        }
+    }
+
+    /// The same with a function applied to it.
+    pub fn then(self, function: Pointwise) -> Self {
+        Self {
+            then: Some(function),
+            ..self
+        }
+    }
+
+    /// The same with rows added to it, `[rows, out]`.
+    pub fn plus(self, addend: Tensor<B, 2>) -> Self {
+        Self {
+            plus: Some(addend),
+            ..self
+        }
+    }
+}
+
+impl<B: KernelBackend> Product<B> {
+    /// Makes it, as [`project_all`] does.
+    pub fn make(self) -> Tensor<B, 2> {
+        project_all(vec![self]).remove(0)
+    }
+}
+
+/// Products that do not depend on each other, each `[rows, out]` in the type of its `x`; as [`project`] makes them.
+///
+/// A GPU makes them all at once where `rows` is small: reading weights then takes less time than starting a kernel.
+///
+/// # Panics
+/// If the inputs of a weight are not the columns of its `x`, or an addend is not `[rows, out]`.
+pub fn project_all<B: KernelBackend>(products: Vec<Product<B>>) -> Vec<Tensor<B, 2>> {
+    for product in &products {
+        let dims = check("project_all", &product.x, &product.weight, product.layout);
+        if let Some(plus) = &product.plus {
+            shapes::expect("project_all", "plus", "[rows, out]", plus, dims);
+        }
+    }
+    B::project_all(products)
+}
+
+/// Panics if `x` and `weight` do not fit together; gives the shape of their product.
+fn check<B: Backend>(
+    operator: &str,
+    x: &Tensor<B, 2>,
+    weight: &Tensor<B, 2>,
+    layout: WeightLayout,
+) -> [usize; 2] {
+    let [rows, columns] = x.dims();
+    let [inputs, outputs] = layout.in_out(weight.dims());
     assert!(
         inputs == columns,
-        "project: `weight` has {inputs} inputs, `x` {columns} columns"
+        "{operator}: `weight` has {inputs} inputs, `x` {columns} columns"
     );
-    B::project(x, weight, layout)
+    [rows, outputs]
 }
 
 /// How many inputs share a scale in weights of 8 bits: 128, or 64 or 32 where that does not divide `inputs`. `None` where none does.

@@ -2,7 +2,8 @@
 
 use burn::tensor::{Tensor, backend::Backend};
 
-use super::WeightLayout;
+use super::{Product, WeightLayout};
+use crate::{KernelBackend, pointwise};
 
 /// The definition of [`project`](crate::project()).
 pub fn project<B: Backend>(
@@ -17,4 +18,19 @@ pub fn project<B: Backend>(
         WeightLayout::InOut => weight,
     };
     x.cast(weight.dtype()).matmul(weight).cast(dtype)
+}
+
+/// The definition of [`project_all`](crate::project_all): one after another.
+pub(crate) fn project_all<B: KernelBackend>(products: Vec<Product<B>>) -> Vec<Tensor<B, 2>> {
+    let one = |product: Product<B>| {
+        let mut output = B::project(product.x, product.weight, product.layout);
+        if let Some(function) = product.then {
+            output = pointwise::apply(function, output);
+        }
+        match product.plus {
+            Some(plus) => output + plus,
+            None => output,
+        }
+    };
+    products.into_iter().map(one).collect()
 }

@@ -51,23 +51,30 @@ pub struct Keys<B: Backend> {
 /// # Panics
 /// If a shape is none of these, or the channels are not a whole number of heads.
 pub fn prepare_keys<B: KernelBackend>(inputs: KeyInputs<B>) -> Keys<B> {
-    let rows_channels @ [_, channels] = inputs.key.dims();
-    let head_size = inputs.head_size;
-    assert!(
-        head_size > 0 && channels.is_multiple_of(head_size),
-        "prepare_keys: {channels} channels are no whole number of heads of {head_size}"
-    );
-    for (name, sequence) in [("decay", &inputs.decay), ("rate", &inputs.rate)] {
-        let axes = "[rows, channels]";
-        shapes::expect("prepare_keys", name, axes, sequence, rows_channels);
-    }
-    for (name, vector) in [
-        ("decay_bias", &inputs.decay_bias),
-        ("rate_bias", &inputs.rate_bias),
-        ("removal_scale", &inputs.removal_scale),
-        ("rate_scale", &inputs.rate_scale),
-    ] {
-        shapes::expect("prepare_keys", name, "[channels]", vector, [channels]);
-    }
+    inputs.check("prepare_keys");
     B::prepare_keys(inputs)
+}
+
+impl<B: Backend> KeyInputs<B> {
+    /// Panics if a shape is none of those above, or the channels are not a whole number of heads.
+    pub(super) fn check(&self, operator: &str) {
+        let rows_channels @ [_, channels] = self.key.dims();
+        let head_size = self.head_size;
+        assert!(
+            head_size > 0 && channels.is_multiple_of(head_size),
+            "{operator}: {channels} channels are no whole number of heads of {head_size}"
+        );
+        for (name, sequence) in [("decay", &self.decay), ("rate", &self.rate)] {
+            let axes = "[rows, channels]";
+            shapes::expect(operator, name, axes, sequence, rows_channels);
+        }
+        for (name, vector) in [
+            ("decay_bias", &self.decay_bias),
+            ("rate_bias", &self.rate_bias),
+            ("removal_scale", &self.removal_scale),
+            ("rate_scale", &self.rate_scale),
+        ] {
+            shapes::expect(operator, name, "[channels]", vector, [channels]);
+        }
+    }
 }

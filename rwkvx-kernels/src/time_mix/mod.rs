@@ -3,7 +3,10 @@
 //! * [`token_shift`] mixes every token with the one before it, once per projection;
 //! * [`prepare_keys`] turns projections into what the recurrence takes;
 //! * [`mix_value`] moves the values towards those of layer 0;
-//! * [`gate_output`] norms what the recurrence gives, adds the current token's bonus and gates it.
+//! * [`gate_output`] norms what the recurrence gives, adds the current token's bonus and gates it;
+//!
+//! and two that put them together with their neighbours, which a single token of each text goes through at once on a GPU: [`norm_and_shift`], from the
+//! stream to the projections, and [`mix_heads`], from there to the output projection.
 //!
 //! In tensor operations each is a dozen passes over memory and more in the gradient. Written by hand each is one pass, which
 //! reads its inputs once and writes its outputs once; the gradient saves nothing but the inputs. The traffic stated with each
@@ -17,15 +20,17 @@ pub(crate) mod autodiff;
 pub(crate) mod cpu;
 #[cfg(feature = "cube")]
 pub(crate) mod cube;
+mod heads;
 mod keys;
 mod output;
 pub(crate) mod reference;
 mod shift;
 mod value;
 
+pub use heads::{HeadInputs, HeadOutputs, Values, mix_heads};
 pub use keys::{KeyInputs, Keys, prepare_keys};
 pub use output::{OutputInputs, gate_output};
-pub use shift::{ShiftBackward, ShiftGrads, token_shift};
+pub use shift::{ShiftBackward, ShiftGrads, ShiftInputs, Shifted, norm_and_shift, token_shift};
 pub use value::{ValueInputs, mix_value};
 
 use burn::tensor::{Tensor, backend::Backend};

@@ -2,8 +2,11 @@
 
 use burn::tensor::{Tensor, backend::Backend};
 
-use super::{KeyInputs, Keys, OutputInputs, ValueInputs};
-use crate::{KernelBackend, sigmoid};
+use super::{
+    HeadInputs, HeadOutputs, KeyInputs, Keys, OutputInputs, ShiftInputs, Shifted, ValueInputs,
+    Values,
+};
+use crate::{KernelBackend, Wkv7Inputs, sigmoid};
 
 /// `-exp(-1/2)`: the logarithm of the strongest decay.
 pub(super) const LOG_DECAY_FLOOR: f64 = -0.606_530_659_712_633_4;
@@ -80,6 +83,58 @@ pub fn gate_output<B: Backend>(inputs: OutputInputs<B>) -> Tensor<B, 2> {
     let bonus = (value.reshape(per_head) * bonus).reshape(rows);
     let normal = normal(inputs.output.reshape(per_head)).reshape(rows);
     (normal * weight + bias + bonus) * inputs.gate
+}
+
+/// The body of [`KernelBackend::norm_and_shift`], by the backend's own operators.
+pub fn norm_and_shift<B: KernelBackend>(
+    inputs: ShiftInputs<B, Vec<Tensor<B, 1>>>,
+) -> Shifted<B, Vec<Tensor<B, 2>>> {
+    let dims @ [batch, time, channels] = inputs.x.dims();
+    let rows = inputs.x.reshape([batch * time, channels]);
+    let normal = <B as KernelBackend>::layer_norm(rows, inputs.weight, inputs.bias).reshape(dims);
+    let carry = inputs.carry.as_ref().map(|_| {
+        let last = normal.clone().slice([0..batch, time - 1..time]);
+        last.reshape([batch, channels])
+    });
+    Shifted {
+        mixes: B::token_shift(normal, inputs.carry, inputs.amounts),
+        carry,
+    }
+}
+
+/// The body of [`KernelBackend::mix_heads`], by the backend's own operators.
+pub fn mix_heads<B: KernelBackend>(inputs: HeadInputs<B>) -> HeadOutputs<B> {
+    let rows_channels @ [rows, _] = inputs.receptance.dims();
+    let [heads, size] = inputs.bonus.dims();
+    let sequence = [inputs.batch, rows / inputs.batch, heads, size];
+    let value = match inputs.values {
+        Values::Projected(value) => value,
+        Values::Mixed(values) => B::mix_value(values),
+    };
+    let keys = B::prepare_keys(inputs.keys);
+    let recurrence = B::wkv7(Wkv7Inputs {
+        receptance: inputs.receptance.clone().reshape(sequence),
+        log_decay: keys.log_decay.reshape(sequence),
+        key: keys.key.clone().reshape(sequence),
+        value: value.clone().reshape(sequence),
+        removal: keys.removal.reshape(sequence),
+        replacement: keys.replacement.reshape(sequence),
+        state: inputs.state,
+    });
+    let gated = B::gate_output(OutputInputs {
+        output: recurrence.output.reshape(rows_channels),
+        receptance: inputs.receptance,
+        key: keys.key,
+        value,
+        gate: inputs.gate,
+        weight: inputs.weight,
+        bias: inputs.bias,
+        bonus: inputs.bonus,
+    });
+    HeadOutputs {
+        gated,
+        state: recurrence.state,
+    }
 }
 
 /// A vector `[channels]` as `[1, channels]` in the float type of the sequence.

@@ -24,12 +24,19 @@ pub struct ValueInputs<B: Backend> {
 /// # Panics
 /// If the sequences differ in shape, or the bias is not `[channels]`.
 pub fn mix_value<B: KernelBackend>(inputs: ValueInputs<B>) -> Tensor<B, 2> {
-    let rows_channels @ [_, channels] = inputs.value.dims();
-    for (name, sequence) in [("first", &inputs.first), ("amount", &inputs.amount)] {
-        let axes = "[rows, channels]";
-        shapes::expect("mix_value", name, axes, sequence, rows_channels);
-    }
-    let bias = &inputs.amount_bias;
-    shapes::expect("mix_value", "amount_bias", "[channels]", bias, [channels]);
+    inputs.check("mix_value");
     B::mix_value(inputs)
+}
+
+impl<B: Backend> ValueInputs<B> {
+    /// Panics if the sequences differ in shape, or the bias is not `[channels]`.
+    pub(super) fn check(&self, operator: &str) {
+        let rows_channels @ [_, channels] = self.value.dims();
+        for (name, sequence) in [("first", &self.first), ("amount", &self.amount)] {
+            let axes = "[rows, channels]";
+            shapes::expect(operator, name, axes, sequence, rows_channels);
+        }
+        let bias = &self.amount_bias;
+        shapes::expect(operator, "amount_bias", "[channels]", bias, [channels]);
+    }
 }

@@ -1,8 +1,9 @@
-//! The norm and the table of embeddings with their gradients, with rows that are loaded four channels at a time and rows that are not.
+//! The norm and the table of embeddings with their gradients, with rows that are loaded four channels at a time and rows that are not; products of few
+//! rows.
 
 use burn::backend::Autodiff;
 use burn::tensor::{DType, Int, Tensor};
-use rwkvx_kernels::{embedding, layer_norm};
+use rwkvx_kernels::{Pointwise, Product, WeightLayout, embedding, layer_norm, project_all};
 
 use crate::cases::{Case, Guard};
 use crate::guard::GuardDevice;
@@ -31,5 +32,26 @@ pub(crate) fn cases(dtype: DType, cases: &mut Vec<Case>) {
         };
         add("layer norm", Box::new(norm));
         add("embedding", Box::new(table));
+    }
+    for rows in [1, 8] {
+        let products = move |device: &GuardDevice| {
+            let matrix = |rows, columns, dtype| {
+                Tensor::<Guard, 2>::empty([rows, columns], (device, dtype)) // never looked at
+            };
+            let x = || matrix(rows, 768, DType::F32);
+            let square = matrix(768, 768, dtype);
+            let down = matrix(768, 64, dtype);
+            let up = matrix(64, 768, dtype);
+            project_all(vec![
+                Product::new(x(), square, WeightLayout::OutIn).plus(x()),
+                Product::new(x(), down, WeightLayout::InOut).then(Pointwise::Tanh),
+                Product::new(matrix(rows, 64, DType::F32), up, WeightLayout::InOut),
+            ]);
+        };
+        let name = format!("products of {rows} rows, {}", dtype.name());
+        cases.push(Case {
+            name,
+            run: Box::new(products),
+        });
     }
 }

@@ -3,8 +3,8 @@
 use burn::backend::Autodiff;
 use burn::tensor::{DType, Tensor, backend::Backend};
 use rwkvx_kernels::{
-    KernelBackend, KeyInputs, OutputInputs, ValueInputs, gate_output, mix_value, prepare_keys,
-    token_shift,
+    HeadInputs, KernelBackend, KeyInputs, OutputInputs, ShiftInputs, ValueInputs, Values,
+    gate_output, mix_heads, mix_value, norm_and_shift, prepare_keys, token_shift,
 };
 
 use crate::cases::{Case, Guard};
@@ -40,6 +40,10 @@ pub(crate) fn cases(dtype: DType, cases: &mut Vec<Case>) {
                 let loss = loss.reduce(|a, b| a + b).expect("there are outputs");
                 loss.backward();
             }),
+        );
+        add(
+            "single tokens",
+            Box::new(move |device| inputs(device).single_tokens()),
         );
     }
 }
@@ -102,5 +106,45 @@ impl Inputs {
             .chain(keys)
             .chain([one, value, output])
             .collect()
+    }
+
+    /// Every row is the only token of a text.
+    fn single_tokens(&self) {
+        let channels = self.heads * self.size;
+        norm_and_shift(ShiftInputs {
+            x: self.sequence::<Guard>().reshape([self.rows, 1, channels]),
+            weight: self.parameter(),
+            bias: self.parameter(),
+            carry: Some(self.sequence()),
+            amounts: [(); 6].map(|()| self.parameter()),
+        });
+        let mixed = Values::Mixed(ValueInputs {
+            value: self.sequence(),
+            first: self.sequence(),
+            amount: self.sequence(),
+            amount_bias: self.parameter(),
+        });
+        for values in [Values::Projected(self.sequence()), mixed] {
+            mix_heads::<Guard>(HeadInputs {
+                receptance: self.sequence(),
+                keys: KeyInputs {
+                    decay: self.sequence(),
+                    rate: self.sequence(),
+                    key: self.sequence(),
+                    decay_bias: self.parameter(),
+                    rate_bias: self.parameter(),
+                    removal_scale: self.parameter(),
+                    rate_scale: self.parameter(),
+                    head_size: self.size,
+                },
+                values,
+                gate: self.sequence(),
+                weight: self.parameter(),
+                bias: self.parameter(),
+                bonus: self.parameter().reshape([self.heads, self.size]),
+                state: None,
+                batch: self.rows,
+            });
+        }
     }
 }

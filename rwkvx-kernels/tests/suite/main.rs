@@ -14,6 +14,7 @@ mod oracle;
 mod pointwise;
 mod project;
 mod sample;
+mod single_tokens;
 mod support;
 mod time_mix;
 mod wkv7_golden;

@@ -2,7 +2,9 @@
 
 use burn::backend::Autodiff;
 use burn::tensor::{DType, Tensor, backend::Backend};
-use rwkvx_kernels::{KernelBackend, WeightLayout, int8_scheme, project};
+use rwkvx_kernels::{
+    KernelBackend, Pointwise, Product, WeightLayout, int8_scheme, project, project_all,
+};
 
 use crate::support::{Array, assert_close};
 
@@ -90,6 +92,74 @@ fn weights_in_f32<B: KernelBackend>() {
     for sizes in SIZES {
         for layout in [WeightLayout::OutIn, WeightLayout::InOut] {
             check::<B>(sizes, Format::Float(DType::F32), layout, EXACT);
+        }
+    }
+}
+
+/// As of a time mix: both layouts, sizes of all kinds, with functions and addends.
+fn several_at_once_in<B: KernelBackend>(format: DType, tolerance: f64) {
+    use WeightLayout::{InOut, OutIn};
+    let tasks = [
+        (OutIn, 96, 96, None, false),
+        (InOut, 96, 12, Some(Pointwise::Tanh), false),
+        (OutIn, 160, 33, Some(Pointwise::SquaredRelu), true),
+        (InOut, 8, 300, Some(Pointwise::Sigmoid), true),
+        (InOut, 4, 4, None, true),
+    ];
+    for rows in [1, 2, 3, 8, 11, 32, 33] {
+        let mut products = Vec::new();
+        let mut expected = Vec::new();
+        for (seed, (layout, inputs, outputs, then, adds)) in (10..).step_by(3).zip(tasks) {
+            let shape = match layout {
+                OutIn => [1, 1, outputs, inputs],
+                InOut => [1, 1, inputs, outputs],
+            };
+            let x = Array::normal([1, 1, rows, inputs], seed);
+            let scale = (inputs as f64).sqrt().recip();
+            let weight = Array::normal(shape, seed + 1).map(|w| w * scale);
+            let weight = matrix::<B>(&weight).cast(format);
+            let mut exact = product(&x, &array(weight.clone().cast(DType::F32)), layout);
+            exact = exact.map(|y| match then {
+                None => y,
+                Some(Pointwise::Sigmoid) => 1.0 / (1.0 + (-y).exp()),
+                Some(Pointwise::Tanh) => y.tanh(),
+                Some(Pointwise::SquaredRelu) => y.max(0.0).powi(2),
+            });
+            let mut one = Product::new(matrix::<B>(&x), weight, layout);
+            one.then = then;
+            if adds {
+                let addend = Array::normal([1, 1, rows, outputs], seed + 2);
+                one = one.plus(matrix::<B>(&addend));
+                for (sum, added) in exact.values.iter_mut().zip(&addend.values) {
+                    *sum += added;
+                }
+            }
+            products.push(one);
+            expected.push(exact);
+        }
+        for (i, (found, expected)) in project_all(products).into_iter().zip(expected).enumerate() {
+            assert_close(
+                &format!("{rows} rows, product {i}"),
+                &array(found),
+                &expected,
+                tolerance,
+            );
+        }
+    }
+}
+
+fn several_at_once<B: KernelBackend>() {
+    several_at_once_in::<B>(DType::F32, EXACT);
+}
+
+/// Up to 32 rows are multiplied in f32; more are rounded to the type of the weights, and so are their products.
+#[cfg(feature = "cuda")]
+fn weights_in_half_precision<B: KernelBackend>() {
+    several_at_once_in::<B>(DType::BF16, 5e-3);
+    let few = |sizes: &[usize; 3]| sizes[0] <= 32 && sizes[1].is_multiple_of(4);
+    for sizes in SIZES.into_iter().filter(few) {
+        for dtype in [DType::BF16, DType::F16] {
+            check::<B>(sizes, Format::Float(dtype), WeightLayout::OutIn, EXACT);
         }
     }
 }
@@ -199,6 +269,7 @@ macro_rules! on_backends {
     ($($module:ident: $backend:ty),+ $(,)?) => {
         $(mod $module {
             #[test] fn weights_in_f32() { super::weights_in_f32::<$backend>() }
+            #[test] fn several_at_once() { super::several_at_once::<$backend>() }
             #[test] fn weights_in_8_bits() { super::weights_in_8_bits::<$backend>() }
             #[test] fn gradients_are_products() { super::gradients_are_products::<$backend>() }
             #[test] fn quantised_weights_are_off_by_less_than_a_percent() { super::quantised_weights_are_off_by_less_than_a_percent::<$backend>() }
@@ -207,3 +278,32 @@ macro_rules! on_backends {
 }
 
 on_backends! { flex: burn_flex::Flex, ndarray: burn_ndarray::NdArray<f32> }
+
+#[cfg(feature = "cuda")]
+mod cuda {
+    type Cuda = burn::backend::Cuda;
+    #[test]
+    fn weights_in_f32() {
+        super::weights_in_f32::<Cuda>()
+    }
+    #[test]
+    fn weights_in_half_precision() {
+        super::weights_in_half_precision::<Cuda>()
+    }
+    #[test]
+    fn several_at_once() {
+        super::several_at_once::<Cuda>()
+    }
+}
+
+#[cfg(feature = "vulkan")]
+mod vulkan {
+    #[test]
+    fn weights_in_f32() {
+        super::weights_in_f32::<crate::Vulkan>()
+    }
+    #[test]
+    fn several_at_once() {
+        super::several_at_once::<crate::Vulkan>()
+    }
+}

@@ -1,8 +1,10 @@
 /* A CUDA driver without a GPU: it says what an H100 says of itself, and does nothing. Whatever is read from it is zero. With this, programs
-   compile the kernels that they would run. */
+   compile the kernels that they would run. With STAND_IN_COUNTS in the environment it says at the end how often the device would have been told
+   something. */
 
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,6 +18,18 @@ static uint64_t take(size_t bytes) { return __atomic_fetch_add(&unused, (bytes +
 static int handle(void **made) {
   *made = (void *)take(1);
   return 0;
+}
+
+static struct {
+  uint64_t launches, to_device, from_device, on_device, waits;
+} counts;
+
+static void count(uint64_t *calls) { __atomic_fetch_add(calls, 1, __ATOMIC_RELAXED); }
+
+__attribute__((destructor)) static void say_counts(void) {
+  if (getenv("STAND_IN_COUNTS"))
+    fprintf(stderr, "launches %lu, copies to the device %lu, from it %lu, on it %lu, waits %lu\n", counts.launches, counts.to_device,
+            counts.from_device, counts.on_device, counts.waits);
 }
 
 /* The device. */
@@ -57,13 +71,13 @@ int cuCtxGetCurrent(void **context) { return handle(context); }
 int cuCtxSynchronize(void) { return 0; }
 int cuStreamCreate(void **stream, unsigned flags) { return handle(stream); }
 int cuStreamDestroy_v2(void *stream) { return 0; }
-int cuStreamSynchronize(void *stream) { return 0; }
+int cuStreamSynchronize(void *stream) { return count(&counts.waits), 0; }
 int cuStreamWaitEvent(void *stream, void *event, unsigned flags) { return 0; }
 int cuEventCreate(void **event, unsigned flags) { return handle(event); }
 int cuEventDestroy_v2(void *event) { return 0; }
 int cuEventQuery(void *event) { return 0; }
 int cuEventRecord(void *event, void *stream) { return 0; }
-int cuEventSynchronize(void *event) { return 0; }
+int cuEventSynchronize(void *event) { return count(&counts.waits), 0; }
 
 /* Memory. */
 
@@ -73,10 +87,13 @@ int cuMemFree_v2(uint64_t address) { return 0; }
 int cuMemFreeAsync(uint64_t address, void *stream) { return 0; }
 int cuMemAllocHost_v2(void **memory, size_t bytes) { return *memory = calloc(1, bytes), *memory ? 0 : 2; }
 int cuMemFreeHost(void *memory) { return free(memory), 0; }
-int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *stream) { return 0; }
-int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *stream) { return memset(to, 0, bytes), 0; }
-int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void *stream) { return 0; }
-int cuMemsetD8Async(uint64_t address, unsigned char value, size_t bytes, void *stream) { return 0; }
+int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *stream) { return count(&counts.to_device), 0; }
+int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *stream) {
+  count(&counts.from_device);
+  return memset(to, 0, bytes), 0;
+}
+int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void *stream) { return count(&counts.on_device), 0; }
+int cuMemsetD8Async(uint64_t address, unsigned char value, size_t bytes, void *stream) { return count(&counts.on_device), 0; }
 
 struct side {
   size_t x, y;
@@ -95,6 +112,7 @@ struct copy {
 
 int cuMemcpy2DAsync_v2(const struct copy *copy, void *stream) {
   const unsigned host = 1;
+  count(copy->to.type == host ? &counts.from_device : copy->from.type == host ? &counts.to_device : &counts.on_device);
   for (size_t row = 0; copy->to.type == host && row < copy->height; row++)
     memset((char *)copy->to.host + (copy->to.y + row) * copy->to.pitch + copy->to.x, 0, copy->bytes);
   return 0;
@@ -111,7 +129,7 @@ int cuTensorMapEncodeIm2col(void *map) { return 0; }
 int cuTensorMapEncodeIm2colWide(void *map) { return 0; }
 int cuLaunchKernel(void *function, unsigned x, unsigned y, unsigned z, unsigned dx, unsigned dy, unsigned dz, unsigned shared, void *stream,
                    void **arguments, void **more) {
-  return 0;
+  return count(&counts.launches), 0;
 }
 
 /* Errors. */

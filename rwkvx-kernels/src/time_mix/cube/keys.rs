@@ -241,6 +241,6 @@ fn time_mix_keys_backward<F: Float, P: Float, N: Size>(
 
 /// One over the length of a head, from its square.
 #[cube]
-fn inverse_length(squared: f32) -> f32 {
+pub(super) fn inverse_length(squared: f32) -> f32 {
     max(squared, MIN_SQUARED_NORM as f32).inverse_sqrt()
 }

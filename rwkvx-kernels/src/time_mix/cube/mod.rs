@@ -1,13 +1,17 @@
 //! The operators as CubeCL kernels.
 //!
-//! Each works down [blocks](crate::cube::blocks) of rows. Arithmetic is f32.
+//! Most work down [blocks](crate::cube::blocks) of rows; [`norm_shift`] and [`heads`] are for a single token of each text. Arithmetic is f32.
 
+mod heads;
 mod keys;
+mod norm_shift;
 mod output;
 mod shift;
 mod value;
 
+pub(crate) use heads::mix_heads;
 pub(crate) use keys::prepare_keys;
+pub(crate) use norm_shift::norm_and_shift;
 pub(crate) use output::gate_output;
 pub(crate) use shift::token_shift;
 pub(crate) use value::mix_value;

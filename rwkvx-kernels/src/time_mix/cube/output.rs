@@ -229,6 +229,6 @@ fn mean_over_head<N: Size>(
 
 /// One over the standard deviation of a head, from its variance.
 #[cube]
-fn inverse_deviation(variance: f32) -> f32 {
+pub(super) fn inverse_deviation(variance: f32) -> f32 {
     (variance + NORM_EPSILON as f32).inverse_sqrt()
 }

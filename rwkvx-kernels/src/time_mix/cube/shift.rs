@@ -83,7 +83,7 @@ pub(super) fn backward<B: CubeMemory>(
 }
 
 /// Parameters as dense buffers of the float type of the first.
-fn parameters<B: CubeMemory>(vectors: Vec<Tensor<B, 1>>) -> Vec<CubeTensor<B::Runtime>> {
+pub(super) fn parameters<B: CubeMemory>(vectors: Vec<Tensor<B, 1>>) -> Vec<CubeTensor<B::Runtime>> {
     let dtype = vectors[0].dtype();
     vectors
         .into_iter()
