@@ -176,7 +176,7 @@ fn project_few<F: Float, P: Float>(
     let mut sums = Array::<Quad>::new(at_once);
     #[unroll]
     for i in 0..comptime!(tasks.len()) {
-        let task = comptime!(tasks[i]);
+        let task = comptime!(nth(&tasks, i));
         if cube >= comptime!(task.first_cube) && cube < comptime!(task.end_cube()) {
             let x = xs.index(i);
             let weight = weights.index(i);
@@ -212,6 +212,11 @@ fn project_few<F: Float, P: Float>(
             }
         }
     }
+}
+
+/// Kernels loop over numbers only.
+fn nth(tasks: &[Task], i: usize) -> Task {
+    tasks[i]
 }
 
 /// What a unit works on.
