@@ -17,7 +17,9 @@ pub const CONFIDENCE: f64 = 1.96;
 pub struct Difference {
     /// What was measured.
     pub measure: String,
-    /// Questions or documents.
+    /// Whether it is a share, from 0 to 1; others are in the unit that the measure names.
+    pub is_share: bool,
+    /// Questions, documents or tokens.
     pub count: usize,
     /// Mean of the first report.
     pub first: Mean,
@@ -42,20 +44,31 @@ struct Measure {
     name: String,
     /// Of texts of so many tokens only.
     length: Option<usize>,
+    is_share: bool,
 }
 
 impl Measure {
+    /// The share of questions that are answered right.
+    fn share(name: impl Into<String>) -> Self {
+        Self {
+            is_share: true,
+            ..Self::of(name)
+        }
+    }
+
+    /// What is counted in the unit that its name tells.
     fn of(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
             length: None,
+            is_share: false,
         }
     }
 
-    fn at(name: impl Into<String>, length: usize) -> Self {
+    fn at(self, length: usize) -> Self {
         Self {
-            name: name.into(),
             length: Some(length),
+            ..self
         }
     }
 }
@@ -96,6 +109,7 @@ pub fn compare(first: &Value, second: &Value) -> Result<Vec<Difference>> {
                 .collect();
             (!pairs.is_empty()).then(|| Difference {
                 measure: measure.to_string(),
+                is_share: measure.is_share,
                 count: pairs.len(),
                 first: Mean::of(pairs.iter().map(|(first, _)| *first)),
                 second: Mean::of(pairs.iter().map(|(_, second)| *second)),
@@ -148,6 +162,7 @@ fn measures(report: &Value) -> Result<BTreeMap<Measure, Values>> {
         "lambada" => lambada(report),
         "sniah" | "passkey" | "facts" => grid(report),
         "perplexity" => perplexity(report),
+        "latency" => latency(report),
         other => {
             let reason = format!("reports of {other:?} cannot be compared");
             return Err(Error::Comparison(reason));
@@ -172,7 +187,7 @@ fn choice(report: &Value) -> Measures {
                 let question = format!("{index}: {}", answer.right);
                 (question, right(answer.is_right(metric)))
             });
-            let measure = Measure::of(format!("{} {}", scores.task, metric.name()));
+            let measure = Measure::share(format!("{} {}", scores.task, metric.name()));
             measures.insert(measure, values.collect());
         }
     }
@@ -185,7 +200,7 @@ fn lambada(report: &Value) -> Measures {
     let accuracy = words().map(|(index, answer)| (index.to_string(), right(answer.right)));
     let loss = words().map(|(index, answer)| (index.to_string(), -answer.log_probability));
     Ok(BTreeMap::from([
-        (Measure::of("accuracy"), accuracy.collect()),
+        (Measure::share("accuracy"), accuracy.collect()),
         (Measure::of("nats per word"), loss.collect()),
     ]))
 }
@@ -195,7 +210,7 @@ fn grid(report: &Value) -> Measures {
     let mut measures: BTreeMap<Measure, Values> = BTreeMap::new();
     for answer in answers {
         let question = format!("{}% {}: {}", answer.depth, answer.sample, answer.expected);
-        let measure = Measure::at(answer.task, answer.length);
+        let measure = Measure::share(answer.task).at(answer.length);
         let values = measures.entry(measure).or_default();
         values.insert(question, right(answer.correct));
     }
@@ -211,7 +226,29 @@ fn perplexity(report: &Value) -> Measures {
             let question = format!("{}: {}", document.number, document.tokens);
             Some((question, *document.losses.get(index)?))
         });
-        (Measure::at("nats per token", at.length), values.collect())
+        (
+            Measure::of("nats per token").at(at.length),
+            values.collect(),
+        )
     };
     Ok(lengths.map(of_length).collect())
+}
+
+fn latency(report: &Value) -> Measures {
+    let points: Vec<crate::latency::Point> =
+        serde_json::from_value(report["result"]["points"].clone())?;
+    let mut measures = BTreeMap::new();
+    for point in points {
+        let measure = |what: &str| Measure::of(format!("{} {what}", point.model)).at(point.length);
+        let tokens = point.steps_ms.iter().enumerate();
+        let steps = tokens.map(|(index, &ms)| (index.to_string(), ms));
+        measures.insert(measure("ms per token"), steps.collect());
+        for (what, value) in [
+            ("prefill tokens/s", point.prefill_tokens_per_second),
+            ("state MB", point.state_bytes as f64 / 1e6),
+        ] {
+            measures.insert(measure(what), Values::from([(String::new(), value)]));
+        }
+    }
+    Ok(measures)
 }

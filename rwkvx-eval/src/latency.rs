@@ -44,6 +44,8 @@ pub struct Point {
     pub step_ms_min: f64,
     /// The slowest, in which a cache may have been moved or compressed.
     pub step_ms_max: f64,
+    /// Those of every token, in order.
+    pub steps_ms: Vec<f64>,
     /// Bytes of state and cache.
     pub state_bytes: usize,
     /// Bytes of memory of this process, where the system tells.
@@ -133,21 +135,23 @@ fn steps<B: KernelBackend>(
     state: &mut State<B>,
     tokens: usize,
 ) -> Point {
-    let mut times: Vec<f64> = (0..tokens)
+    let steps_ms: Vec<f64> = (0..tokens)
         .map(|_| {
             let start = Instant::now();
             next = likeliest(model.step(next.clone(), state));
             1e3 * start.elapsed().as_secs_f64()
         })
         .collect();
-    times.sort_by(f64::total_cmp);
+    let mut sorted = steps_ms.clone();
+    sorted.sort_by(f64::total_cmp);
     Point {
         model: String::new(),
         length: 0,
         prefill_tokens_per_second: 0.0,
-        step_ms: times[times.len() / 2],
-        step_ms_min: times[0],
-        step_ms_max: times[times.len() - 1],
+        step_ms: sorted[tokens / 2],
+        step_ms_min: sorted[0],
+        step_ms_max: sorted[tokens - 1],
+        steps_ms,
         state_bytes: state.bytes(),
         resident_bytes: resident_bytes().map(|bytes| bytes as usize),
         step_bytes: 0,

@@ -112,6 +112,8 @@ fn reports_of_every_benchmark_are_compared() {
             &["passkey", "--len", "300", "--depths", "2", "--samples", "1"],
             1,
         ),
+        // Of each of two models at two lengths: ms per token, prefill, state.
+        (&["latency", "--len", "100,200", "--tokens", "3"], 12),
     ] {
         let place = tempfile::tempdir().unwrap();
         save_run(place.path(), "demo-1");

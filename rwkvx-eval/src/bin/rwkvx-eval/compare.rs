@@ -54,14 +54,15 @@ fn model(report: &Value) -> String {
 
 fn print_table(differences: &[Difference]) {
     println!(
-        "\n{:<28}{:>8}{:>11}{:>11}{:>11}  {:<22}",
+        "\n{:<34}{:>8}{:>11}{:>11}{:>11}  {:<22}",
         "measure", "count", "A", "B", "B - A", "95% interval"
     );
     for difference in differences {
-        // Shares read best in percent, losses as they are.
-        let (scale, digits) = match difference.measure.starts_with("nats") {
-            true => (1.0, 4),
-            false => (100.0, 2),
+        // Four digits or more of whatever is measured; shares in percent.
+        let (scale, digits) = match (difference.is_share, difference.first.value.abs()) {
+            (true, _) => (100.0, 2),
+            (false, ..100.0) => (1.0, 4),
+            (false, _) => (1.0, 1),
         };
         let interval = match difference.interval() {
             Some([low, high]) => {
@@ -69,10 +70,10 @@ fn print_table(differences: &[Difference]) {
                 let (low, high) = (scale * low, scale * high);
                 format!("{low:+.digits$} to {high:+.digits$}{clear}")
             }
-            None => "one question tells of none".to_owned(),
+            None => "one value tells of none".to_owned(),
         };
         println!(
-            "{:<28}{:>8}{:>11.digits$}{:>11.digits$}{:>+11.digits$}  {interval}",
+            "{:<34}{:>8}{:>11.digits$}{:>11.digits$}{:>+11.digits$}  {interval}",
             difference.measure,
             difference.count,
             scale * difference.first.value,
