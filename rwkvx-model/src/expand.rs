@@ -31,8 +31,8 @@ pub enum SparseStart {
 /// Grows `n_sparse` sparse blocks into `base`, whose own parameters keep their values and ids.
 ///
 /// Sparse block j stands after recurrent block (j+1)L/M - 1 and starts from it, unless `start` is [`Fresh`](SparseStart::Fresh): receptance, key and value
-/// projections and the channel mix (`x_k`, `key`) are copies; the norms are fresh. With `key_conv` above 0 its keys are convolved, and half of their channels start as
-/// those of the token before.
+/// projections and the channel mix (`x_k`, `key`) are copies; the norms are fresh. With `key_conv` above 0 its keys are convolved: half of their channels start as
+/// those of the token before, with a little of all keys in reach.
 ///
 /// # Errors
 /// [`Error::Config`] if `base` has sparse blocks already, `n_sparse` is 0 or does not divide its number of layers, or
