@@ -1,7 +1,7 @@
 //! A short causal convolution over the keys of a sparse block, which published models do not have.
 //!
 //! The key of a token is `sum_i w_i k_{t-i}`, channel by channel: one layer of attention can then match what stands before a token, which is what
-//! finding a fact again takes, and a chunk's mean key tells more of what is in it, with a width of 16 far more than of 4 (`docs/results/needles`). The idea is FlashMoBA's ([arXiv 2511.11571](https://arxiv.org/abs/2511.11571)),
+//! finding a fact again takes, and a chunk's mean key tells more of what is in it. The idea is FlashMoBA's ([arXiv 2511.11571](https://arxiv.org/abs/2511.11571)),
 //! whose keys are `k_t + silu(sum_i w_i k_{t-i})`: there a key never stops matching its own token.
 
 use burn::tensor::backend::Backend;
