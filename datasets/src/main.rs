@@ -23,6 +23,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // Output that is cut off, as by `| head`, ends the program without a word.
+    sigpipe::reset();
     let result = match Arguments::parse().command {
         Command::Tokenize(arguments) => cli::tokenize::run(&arguments),
         Command::Prepare(arguments) => cli::prepare::run(&arguments),

@@ -79,7 +79,7 @@ impl Description {
     }
 }
 
-/// Prints a line; a closed pipe is an error like any other.
+/// Prints a line; a full disk is an error like any other.
 fn print(text: &str) -> Result<()> {
     writeln!(std::io::stdout(), "{text}").context("standard output")
 }

@@ -35,6 +35,20 @@ fn failure(folder: &Path, arguments: &[&str]) -> String {
     message
 }
 
+/// As in `rwkvx-datasets tokenize ... | true`.
+#[cfg(unix)]
+#[test]
+fn nobody_reading_is_no_error() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = Command::new(env!("CARGO_BIN_EXE_rwkvx-datasets"))
+        .args(["tokenize", "--text", "A"])
+        .stdout(writer)
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
 #[test]
 fn tokenize_prints_a_json_array() {
     let folder = tempdir().unwrap();

@@ -6,7 +6,7 @@ use std::path::Path;
 use rwkvx_eval::compare::{compare, different_settings};
 use serde_json::{Value, json};
 
-use crate::support::{benchmark, program, save_run, succeed};
+use crate::support::{benchmark, command, program, save_run, succeed};
 
 /// A report of answers to a needle benchmark; those of `right` are right.
 fn grid(right: &[bool], seed: u64) -> Value {
@@ -130,6 +130,20 @@ fn reports_of_every_benchmark_are_compared() {
         );
         assert_eq!(json["different_settings"], json!([]));
     }
+}
+
+/// As in `rwkvx-eval compare ... | true`.
+#[cfg(unix)]
+#[test]
+fn nobody_reading_is_no_error() {
+    let place = tempfile::tempdir().unwrap();
+    save_run(place.path(), "demo-1");
+    compared(place.path(), &["latency", "--len", "100", "--tokens", "3"]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut compare = command(place.path(), &["compare", "a", "b"]);
+    let output = compare.stdout(writer).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
 
 #[test]

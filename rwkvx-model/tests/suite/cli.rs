@@ -161,6 +161,20 @@ fn converting_changes_nothing() {
     );
 }
 
+/// As in `rwkvx inspect ... | true`.
+#[cfg(unix)]
+#[test]
+fn nobody_reading_is_no_error() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let output = Command::new(env!("CARGO_BIN_EXE_rwkvx"))
+        .args(["inspect", "--model", &model("rwkvx_tiny.pth")])
+        .stdout(writer)
+        .output()
+        .expect("rwkvx runs");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
 #[test]
 fn inspect_tells_sizes_and_tensors() {
     let printed = output(&["inspect", "--model", &model("rwkvx_tiny.pth")]);

@@ -111,6 +111,8 @@ fn run(Cli { common, command }: Cli) -> Result<()> {
 }
 
 fn main() -> ExitCode {
+    // Output that is cut off, as by `| head`, ends the program without a word.
+    sigpipe::reset();
     let cli = Cli::parse();
     compute_on_this_thread();
     match run(cli) {

@@ -66,6 +66,8 @@ impl Task for Invocation {
 }
 
 fn main() -> ExitCode {
+    // Output that is cut off, as by `| head`, ends the program without a word.
+    sigpipe::reset();
     let Cli {
         backend,
         json,
