@@ -74,6 +74,16 @@ pub trait KernelBackend: Backend {
         sparse_attention::reference::sparse_attention(query, key, value, shape)
     }
 
+    /// Lets full attention teach the choice of chunks; see [`teach_choice`](crate::teach_choice). Nothing to do where there are no gradients.
+    fn teach_choice(
+        query: Tensor<Self, 4>,
+        key: Tensor<Self, 4>,
+        _chunk_size: usize,
+        _weight: f64,
+    ) -> [Tensor<Self, 4>; 2] {
+        [query, key]
+    }
+
     /// Writes `rows` `[batch, time, heads, head_size]` into `buffer` `[batch, heads, capacity, head_size]` at time `at`.
     ///
     /// A cache owns its buffers alone, so this can and should happen in place.
@@ -278,6 +288,15 @@ impl<B: KernelBackend, C: CheckpointStrategy> KernelBackend for Autodiff<B, C> {
             ),
             None => sparse_attention::reference::sparse_attention(query, key, value, shape),
         }
+    }
+
+    fn teach_choice(
+        query: Tensor<Self, 4>,
+        key: Tensor<Self, 4>,
+        chunk_size: usize,
+        weight: f64,
+    ) -> [Tensor<Self, 4>; 2] {
+        sparse_attention::teach::autodiff::<B, C>(query, key, chunk_size, weight)
     }
 
     fn project(

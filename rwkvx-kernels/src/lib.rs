@@ -55,7 +55,7 @@ pub use project::{Product, WeightLayout, int8_group, int8_scheme, project, proje
 pub use sample::{BANNED, Draw, NONE_LEFT, NOT_A_NUMBER, Sampled, sample, sample_row};
 pub use sparse_attention::{
     AttentionBackward, AttentionForward, AttentionGradient, AttentionGrads, AttentionInputs,
-    CacheBudget, CacheContents, CachedRows, ChunkTopK, KvCache, sparse_attention,
+    CacheBudget, CacheContents, CachedRows, ChunkTopK, KvCache, sparse_attention, teach_choice,
 };
 pub use time_mix::{
     HeadInputs, HeadOutputs, KeyInputs, Keys, OutputInputs, ShiftBackward, ShiftGrads, ShiftInputs,

@@ -112,6 +112,7 @@ fn sparse_from<B: Backend>(
             value: read(&block.att.value),
             output: written(&block.att.output),
             key_conv: (key_conv > 0).then(|| fresh(data(init::key_conv(key_conv, channels)))),
+            choice_weight: 0.0,
         },
         ffn: ChannelMix {
             x_k: copied(&block.ffn.x_k),

@@ -77,6 +77,16 @@ impl<B: Backend> RwkvX<B> {
         Self::from_parts(self.rwkv.clone(), Vec::new(), config)
     }
 
+    /// The same model, whose gradients get that of `weight` times the loss of the choice of chunks added, see
+    /// [`teach_choice`](rwkvx_kernels::teach_choice).
+    #[must_use]
+    pub fn teaching_choice(mut self, weight: f64) -> Self {
+        for block in &mut self.moba {
+            block.att.choice_weight = weight;
+        }
+        self
+    }
+
     /// Bytes of the parameters as they are stored, without those of the embedding, of which a token needs one row: what a step reads at least.
     pub fn weight_bytes(&self) -> usize {
         names::parameters(self)

@@ -3,7 +3,9 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use rwkvx_kernels::{ChunkTopK, KernelBackend, KvCache, project_all, sparse_attention};
+use rwkvx_kernels::{
+    ChunkTopK, KernelBackend, KvCache, project_all, sparse_attention, teach_choice,
+};
 
 use crate::config::RwkvXConfig;
 use crate::key_conv::convolve;
@@ -23,6 +25,9 @@ pub struct SparseAttention<B: Backend> {
     pub output: Projection<B>,
     /// Weights of the convolution over the keys, `[key_conv, channels]`; published models have none.
     pub key_conv: Option<Param<Tensor<B, 2>>>,
+    /// How much the attention teaches the choice of chunks, see [`teach_choice`].
+    #[module(skip)]
+    pub(crate) choice_weight: f64,
 }
 
 /// What a sparse attention carries from one piece of text to the next.
@@ -43,6 +48,7 @@ impl<B: Backend> SparseAttention<B> {
             output: square(),
             key_conv: (config.key_conv > 0)
                 .then(|| unset([config.key_conv, config.channels], device)),
+            choice_weight: 0.0,
         }
     }
 }
@@ -72,7 +78,10 @@ impl<B: KernelBackend> SparseAttention<B> {
         if let Some(weight) = &self.key_conv {
             key = convolve(key.reshape(bthc), weight.val(), carry).reshape([-1, channels as i64]);
         }
-        let [query, key, value] = [query, key, value].map(|rows| rows.reshape(bthn));
+        let [mut query, mut key, value] = [query, key, value].map(|rows| rows.reshape(bthn));
+        if self.choice_weight > 0.0 {
+            [query, key] = teach_choice(query, key, shape.chunk_size, self.choice_weight);
+        }
         let output = match cache {
             Some(cache) => cache.attend(query, key, value),
             None => sparse_attention(query, key, value, shape),

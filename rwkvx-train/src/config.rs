@@ -121,6 +121,10 @@ pub struct StageConfig {
     /// LongCE: `"rwkv-x"`, `"paper"`, or its settings; `null` for plain cross-entropy.
     #[serde(default)]
     pub longce: Option<LongCeChoice>,
+    /// How much full attention at some queries teaches the choice of chunks, which has no gradient of its own; 0, as published, for not
+    /// at all. See [`teach_choice`](rwkvx_kernels::teach_choice).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub choice_weight: f64,
 }
 
 /// LongCE by name or by its settings.
@@ -337,12 +341,13 @@ impl StageConfig {
             let reason = format!("is {}, must divide batch {}", self.micro_batch, self.batch);
             return Err(Error::field(format!("{field}.micro_batch"), reason));
         }
-        for (name, rate) in [
+        for (name, number) in [
             ("learning_rate", self.learning_rate),
             ("final_learning_rate", self.final_learning_rate),
+            ("choice_weight", self.choice_weight),
         ] {
-            if !(rate.is_finite() && rate >= 0.0) {
-                let reason = format!("is {rate}, must be 0 or positive");
+            if !(number.is_finite() && number >= 0.0) {
+                let reason = format!("is {number}, must be 0 or positive");
                 return Err(Error::field(format!("{field}.{name}"), reason));
             }
         }
@@ -368,6 +373,10 @@ impl StageConfig {
 
 fn one() -> usize {
     1
+}
+
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
 }
 
 fn at_least_one(field: &str, value: u64) -> Result<()> {

@@ -111,6 +111,8 @@ pub struct Whole {
     pub weight: f64,
     /// Targets that are learned.
     pub targets: usize,
+    /// Sequences.
+    pub sequences: usize,
 }
 
 impl Batch {
@@ -120,6 +122,7 @@ impl Batch {
         let whole = Whole {
             weight: weights().map(|&weight| f64::from(weight)).sum(),
             targets: weights().filter(|&&weight| weight > 0.0).count(),
+            sequences: samples.len(),
         };
         Self {
             samples,

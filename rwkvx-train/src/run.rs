@@ -244,6 +244,7 @@ impl<B: KernelBackend> Run<'_, B> {
         }));
         let settings = StepSettings {
             longce: stage.longce.map(LongCeChoice::settings),
+            choice_weight: stage.choice_weight,
             l2_wrap: self.config.l2_wrap,
             recompute: stage.recompute,
             precision: self.config.precision,

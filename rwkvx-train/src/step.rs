@@ -25,6 +25,8 @@ use crate::workers::Workers;
 pub struct StepSettings {
     /// Token weights by LongCE, if the phase uses them.
     pub longce: Option<LongCe>,
+    /// How much attention teaches the choice of chunks, see [`teach_choice`](rwkvx_kernels::teach_choice); 0 for not at all.
+    pub choice_weight: f64,
     /// Whether L2Wrap adds its gradient.
     pub l2_wrap: bool,
     /// Whether each layer is computed again on the way back, see [`recompute`].
@@ -80,7 +82,9 @@ where
     ///
     /// If a token id is past the vocabulary or the rows have unequal lengths.
     pub fn gradients(&self, batch: &Batch) -> Result<(GradientsParams, Sums)> {
+        let choice_weight = self.settings.choice_weight / batch.whole.sequences.max(1) as f64;
         let model = self.settings.precision.working_copy(&self.model);
+        let model = model.teaching_choice(choice_weight);
         let micro_batches: Vec<&[Sample]> =
             batch.samples.chunks(batch.micro_batch.max(1)).collect();
         let mut accumulator = GradientsAccumulator::new();

@@ -98,6 +98,7 @@ fn a_step_takes_what_the_plan_says() {
         let device = Default::default();
         let settings = StepSettings {
             longce: None,
+            choice_weight: 0.0,
             l2_wrap: true,
             recompute,
             precision,

@@ -224,7 +224,11 @@ impl<B: KernelBackend> KvCache<B> {
         key: Tensor<B, 4>,
         value: Tensor<B, 4>,
     ) -> Tensor<B, 4> {
-        check_sequences(&query, &key, &value);
+        check_sequences(
+            "sparse_attention",
+            &query,
+            &[("key", &key), ("value", &value)],
+        );
         let [_, time, _, _] = query.dims();
         let expected = [self.batch, time, self.heads, self.head_size];
         shapes::expect(

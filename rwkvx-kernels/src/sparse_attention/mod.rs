@@ -16,9 +16,11 @@ pub(crate) mod cpu;
 #[cfg(feature = "cube")]
 pub(crate) mod cube;
 pub(crate) mod reference;
+pub(crate) mod teach;
 
 pub use budget::CacheBudget;
 pub use cache::{CacheContents, CachedRows, KvCache};
+pub use teach::teach_choice;
 
 use burn::tensor::{Tensor, backend::Backend};
 
@@ -104,17 +106,27 @@ pub fn sparse_attention<B: KernelBackend>(
     shape: ChunkTopK,
 ) -> Tensor<B, 4> {
     shape.check();
-    check_sequences(&query, &key, &value);
+    check_sequences(
+        "sparse_attention",
+        &query,
+        &[("key", &key), ("value", &value)],
+    );
     B::sparse_attention(query, key, value, shape)
 }
 
-fn check_sequences<B: Backend>(query: &Tensor<B, 4>, key: &Tensor<B, 4>, value: &Tensor<B, 4>) {
+/// Panics if `query` has an empty axis, or one of the others, each with its name, another shape.
+fn check_sequences<B: Backend>(
+    operator: &str,
+    query: &Tensor<B, 4>,
+    others: &[(&str, &Tensor<B, 4>)],
+) {
     let axes = "[batch, time, heads, head_size]";
     let dims = query.dims();
     assert!(
         dims.iter().all(|&size| size > 0),
-        "sparse_attention: `query` must be {axes} with no axis empty, found {dims:?}"
+        "{operator}: `query` must be {axes} with no axis empty, found {dims:?}"
     );
-    shapes::expect("sparse_attention", "key", axes, key, dims);
-    shapes::expect("sparse_attention", "value", axes, value, dims);
+    for (name, tensor) in others {
+        shapes::expect(operator, name, axes, tensor, dims);
+    }
 }

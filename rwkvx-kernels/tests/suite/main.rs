@@ -16,6 +16,7 @@ mod project;
 mod sample;
 mod single_tokens;
 mod support;
+mod teach_choice;
 mod time_mix;
 mod wkv7_golden;
 mod wkv7_properties;

@@ -49,6 +49,9 @@ fn a_bad_configuration_names_the_field() {
         ("stages.stage2.longce.gamma", |c| {
             c["stages"]["stage2"]["longce"]["gamma"] = json!(0.0)
         }),
+        ("stages.stage2.choice_weight", |c| {
+            c["stages"]["stage2"]["choice_weight"] = json!(-1.0)
+        }),
         ("longce must be", |c| {
             c["stages"]["stage2"]["longce"] = json!("other")
         }),

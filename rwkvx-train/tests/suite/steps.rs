@@ -38,6 +38,13 @@ const LONGCE: LongCe = LongCe {
     every: 1,
 };
 
+/// Token weights and chunks taught.
+const WEIGHED: StepSettings = StepSettings {
+    longce: Some(LONGCE),
+    choice_weight: 0.5,
+    ..PLAIN
+};
+
 fn trainee(phase: Phase, settings: StepSettings) -> Trainee<Ad> {
     let model = RwkvX::<Ad>::from_inner(small_model(1));
     Trainee::new(
@@ -124,15 +131,56 @@ fn workers_change_no_bit() {
     );
 }
 
+/// The queries and keys of the last sparse block learn from it, and what comes after them does not.
+#[test]
+fn the_choice_of_chunks_is_taught_as_much_as_it_weighs() {
+    let batch = batch(rows(3, 25, 50), 2);
+    let of_weight = |choice_weight| {
+        let settings = StepSettings {
+            choice_weight,
+            ..PLAIN
+        };
+        let trainee = trainee(Phase::Stage2, settings);
+        let (found, _) = trainee.gradients(&batch).unwrap();
+        gradients(&trainee.model, &found)
+    };
+    let [none, one, three] = [0.0, 1.0, 3.0].map(of_weight);
+    for (((name, none), (_, one)), (_, three)) in none.into_iter().zip(one).zip(three) {
+        let [none, one, three] = [none, one, three].map(Option::unwrap);
+        let added = |to: Vec<f32>| -> Vec<f32> {
+            to.iter().zip(&none).map(|(to, from)| to - from).collect()
+        };
+        let [one, three] = [added(one), added(three)];
+        let is_taught = one.iter().any(|&d| d != 0.0);
+        let last = ["moba.0.att.receptance.weight", "moba.0.att.key.weight"];
+        let after = [
+            "moba.0.att.value.weight",
+            "moba.0.ffn.key.weight",
+            "head.weight",
+        ];
+        assert!(
+            is_taught || !last.iter().any(|last| name.ends_with(last)),
+            "{name}"
+        );
+        assert!(
+            !is_taught || !after.iter().any(|after| name.ends_with(after)),
+            "{name}"
+        );
+        if is_taught {
+            let thrice: Vec<f32> = one.iter().map(|d| 3.0 * d).collect();
+            assert_close(&name, &three, &thrice, 1e-3);
+        }
+    }
+}
+
 /// Frozen parameters and those of all other phases; LongCE, whose short passes run beside.
 #[test]
 fn computing_layers_again_changes_no_gradient() {
     let batch = batch(rows(3, 25, 50), 2);
     for phase in [Phase::Base, Phase::Stage1, Phase::Stage2] {
-        let settings = StepSettings {
-            longce: (phase == Phase::Stage2).then_some(LONGCE),
-            l2_wrap: true,
-            ..PLAIN
+        let settings = match phase {
+            Phase::Stage2 => WEIGHED,
+            _ => PLAIN,
         };
         let kept = trainee(phase, settings);
         let settings = StepSettings {
@@ -156,11 +204,7 @@ fn computing_layers_again_changes_no_gradient() {
 
 #[test]
 fn accumulating_micro_batches_equals_one_big_batch() {
-    let settings = StepSettings {
-        longce: Some(LONGCE),
-        ..PLAIN
-    };
-    let trainee = trainee(Phase::Stage2, settings);
+    let trainee = trainee(Phase::Stage2, WEIGHED);
     let mut whole = batch(rows(4, 25, 50), 4);
     // Unequal weights, so that a mean of means would be wrong.
     for (row, sample) in whole.samples.iter_mut().enumerate() {
@@ -211,11 +255,7 @@ fn clipping_limits_the_norm_of_the_whole_gradient_and_keeps_its_direction() {
 
 #[test]
 fn the_shares_of_devices_add_up_to_the_batch() {
-    let settings = StepSettings {
-        longce: Some(LONGCE),
-        ..PLAIN
-    };
-    let trainee = trainee(Phase::Stage2, settings);
+    let trainee = trainee(Phase::Stage2, WEIGHED);
     let mut whole = batch(rows(6, 25, 50), 2);
     for (row, sample) in whole.samples.iter_mut().enumerate() {
         sample.weights[3 * row..].fill(1.0 + row as f32);

@@ -23,6 +23,7 @@ pub(crate) type Ad = Autodiff<Flex>;
 /// Plain cross-entropy with L2Wrap, in f32.
 pub(crate) const PLAIN: StepSettings = StepSettings {
     longce: None,
+    choice_weight: 0.0,
     l2_wrap: true,
     recompute: false,
     precision: Precision::F32,
