@@ -9,15 +9,19 @@ HERE = Path(__file__).parent
 # Drawn from the back to the front.
 SERIES = {
     "rwkv7": ("RWKV-7", "#d55e00"),
-    "rwkvx-32": ("RWKV-X, 8 chunks of 32", "#4292c6"),
-    "rwkvx-4": ("RWKV-X, 64 chunks of 4", "#08306b"),
+    "untaught-32": ("RWKV-X, choice not taught", "#6baed6"),
+    "rwkvx-32": ("RWKV-X, choice taught", "#08306b"),
 }
 NAMES = {
     "rwkv7": "RWKV-7",
-    "rwkvx-all": "everything",
-    "rwkvx-4": "64 chunks of 4",
-    "rwkvx-32": "8 chunks of 32",
-    "rwkvx-512": "the same after 300 steps at 512",
+    "rwkvx-32": "taught, 8 chunks of 32",
+    "rwkvx-512": "taught, the same after 300 steps at 512",
+    "rwkvx-4": "taught, 64 chunks of 4",
+    "rwkvx-all": "taught, everything",
+    "untaught-32": "not taught, 8 chunks of 32",
+    "untaught-512": "not taught, the same after 300 steps at 512",
+    "untaught-4": "not taught, 64 chunks of 4",
+    "untaught-all": "not taught, everything",
 }
 WIDTH, HEIGHT, GAP, LEFT, TOP, BOTTOM = 240, 190, 22, 52, 40, 66
 FIELDS = ["model", "seed", "facts", "length", "correct", "asked"]
@@ -25,7 +29,8 @@ FIELDS = ["model", "seed", "facts", "length", "correct", "asked"]
 
 def collect(runs):
     rows = []
-    for grid in sorted(runs.glob("seed-*/rwkv*/grid.csv")):
+    grids = [grid for model in NAMES for grid in runs.glob(f"seed-*/{model}/grid.csv")]
+    for grid in sorted(grids):
         counts = defaultdict(lambda: [0, 0])
         for row in csv.DictReader(grid.open()):
             cell = counts[int(row["task"].split()[0]), int(row["length"])]
@@ -50,13 +55,13 @@ def short(length):
 
 
 def table(found):
+    lengths = sorted(found[1]["rwkv7"])
+    print("| facts | |", " | ".join(map(short, lengths)), "|\n|", "--- |" * (2 + len(lengths)))
     for facts, models in found.items():
-        lengths = sorted(models["rwkvx-all"])
-        print(f"\n| {facts} fact{'s' * (facts != 1)} |", " | ".join(map(short, lengths)), "|\n|", " --- |" * (1 + len(lengths)))
         for model, name in NAMES.items():
             if model in models:
                 cells = [" ".join(f"{100 * share:.0f}" for share in models[model][length]) + "%" for length in lengths]
-                print(f"| {name} |", " | ".join(cells), "|")
+                print("|", facts if model == "rwkv7" else "", "|", name, "|", " | ".join(cells), "|")
 
 
 def draw(found):

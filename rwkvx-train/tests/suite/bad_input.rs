@@ -33,7 +33,7 @@ fn assert_fails(directory: &Path, arguments: &[&str], parts: &[&str]) {
 fn a_bad_configuration_names_the_field() {
     let place = tempfile::tempdir().unwrap();
     type Change = fn(&mut Value);
-    let cases: [(&str, Change); 17] = [
+    let cases: [(&str, Change); 18] = [
         ("stages.base.micro_batch", |c| {
             c["stages"]["base"]["micro_batch"] = json!(3)
         }),
