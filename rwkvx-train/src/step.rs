@@ -83,8 +83,11 @@ where
     /// If a token id is past the vocabulary or the rows have unequal lengths.
     pub fn gradients(&self, batch: &Batch) -> Result<(GradientsParams, Sums)> {
         let choice_weight = self.settings.choice_weight / batch.whole.sequences.max(1) as f64;
-        let model = self.settings.precision.working_copy(&self.model);
-        let model = model.teaching_choice(choice_weight);
+        let model = self
+            .settings
+            .precision
+            .working_copy(&self.model)
+            .teaching_choice(choice_weight);
         let micro_batches: Vec<&[Sample]> =
             batch.samples.chunks(batch.micro_batch.max(1)).collect();
         let mut accumulator = GradientsAccumulator::new();

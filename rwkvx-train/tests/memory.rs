@@ -95,7 +95,6 @@ fn a_step_takes_what_the_plan_says() {
             cpu: true,
         };
         let memory = Need::of(&config, phase, &stage, place).memory;
-        let device = Default::default();
         let settings = StepSettings {
             longce: None,
             choice_weight: 0.0,
@@ -103,15 +102,7 @@ fn a_step_takes_what_the_plan_says() {
             recompute,
             precision,
         };
-        let trained = trainable(
-            RwkvX::<Autodiff<Flex>>::from_inner(model.init(&device)),
-            phase,
-        );
-        let trainee = Trainee::new(trained, settings, Workers::default(), Relay::default());
-        let ids = (0..=context as u32).map(|at| (at * at) % 509).collect();
-        let weights = vec![1.0; context];
-        let batch = Batch::new(vec![Sample { ids, weights }], 1);
-        let (_, found) = most_during(|| trainee.gradients(&batch).unwrap());
+        let found = most_in_a_step(&model, phase, settings, context);
         let copy = match precision {
             Precision::F32 => 0,
             Precision::Bf16 => memory.parameters / 3,
@@ -125,6 +116,50 @@ fn a_step_takes_what_the_plan_says() {
             (0.8..1.1).contains(&share),
             "{case}: {found} bytes, planned {memory:?}"
         );
+    }
+}
+
+/// The most bytes that the gradients of a step take, of one text of so many tokens.
+fn most_in_a_step(
+    model: &RwkvXConfig,
+    phase: Phase,
+    settings: StepSettings,
+    context: usize,
+) -> usize {
+    let trained = trainable(
+        RwkvX::<Autodiff<Flex>>::from_inner(model.init(&Default::default())),
+        phase,
+    );
+    let trainee = Trainee::new(trained, settings, Workers::default(), Relay::default());
+    let ids = (0..=context as u32).map(|at| (at * at) % 509).collect();
+    let weights = vec![1.0; context];
+    let batch = Batch::new(vec![Sample { ids, weights }], 1);
+    most_during(|| trainee.gradients(&batch).unwrap()).1
+}
+
+/// However long the text: some tensors of the scores that are computed at once, 8 MiB each, and of the queries.
+#[test]
+fn teaching_the_choice_takes_a_bounded_amount() {
+    let _alone = alone();
+    let model = RwkvXConfig {
+        n_sparse: 1,
+        chunk_size: 128,
+        ..RwkvXConfig::rwkv7(512, 128, 1)
+    };
+    for context in [1024, 4096, 16384] {
+        let [without, with] = [0.0, 1.0].map(|choice_weight| {
+            let settings = StepSettings {
+                longce: None,
+                choice_weight,
+                l2_wrap: true,
+                recompute: true,
+                precision: Precision::F32,
+            };
+            most_in_a_step(&model, Phase::Stage2, settings, context)
+        });
+        let added = with.saturating_sub(without);
+        println!("{context} tokens: {added} bytes more than {without}");
+        assert!(added <= (80 << 20) + 8 * context * model.channels * size_of::<f32>());
     }
 }
 

@@ -56,12 +56,12 @@ def short(length):
 
 def table(found):
     lengths = sorted(found[1]["rwkv7"])
-    print("| facts | |", " | ".join(map(short, lengths)), "|\n|", "--- |" * (2 + len(lengths)))
+    print("| facts | |", " | ".join(map(short, lengths)), "|\n|" + " --- |" * (2 + len(lengths)))
     for facts, models in found.items():
         for model, name in NAMES.items():
             if model in models:
                 cells = [" ".join(f"{100 * share:.0f}" for share in models[model][length]) + "%" for length in lengths]
-                print("|", facts if model == "rwkv7" else "", "|", name, "|", " | ".join(cells), "|")
+                print(f"| {facts} |" if model == "rwkv7" else "| |", name, "|", " | ".join(cells), "|")
 
 
 def draw(found):
@@ -71,7 +71,7 @@ def draw(found):
         f'<rect width="{full[0]}" height="{full[1]}" fill="white"/>',
     ]
     for i, (facts, models) in enumerate(found.items()):
-        x0, lengths = LEFT + i * (WIDTH + GAP), sorted(models["rwkvx-all"])
+        x0, lengths = LEFT + i * (WIDTH + GAP), sorted(models["rwkv7"])
         height = lambda share: TOP + HEIGHT * (1 - share)
         svg.append(f'<text x="{x0 + WIDTH / 2}" y="{TOP - 12}" text-anchor="middle">{facts} fact{"s" * (facts != 1)}</text>')
         for percent in (0, 25, 50, 75, 100):

@@ -16,7 +16,7 @@ use crate::KernelBackend;
 use crate::joint::{self, unwrap, wrap};
 
 /// Scores of full attention that are computed at once, and of one head over one text: of all queries up to 1448 tokens, of 32 in 65536.
-/// There are some ten tensors of so many numbers, 80 MiB.
+/// There are some ten tensors of so many numbers at a time, 80 MiB.
 const SCORES: usize = 1 << 21;
 
 /// `query` and `key` `[batch, time, heads, head_size]` as they are. Their gradients get that of `weight` times the cross-entropy added,
@@ -35,6 +35,9 @@ pub fn teach_choice<B: KernelBackend>(
         "teach_choice: `chunk_size` must be at least 1, found 0"
     );
     super::check_sequences("teach_choice", &query, &[("key", &key)]);
+    if query.dims()[1] <= chunk_size {
+        return [query, key]; // There is no chunk to choose.
+    }
     B::teach_choice(query, key, chunk_size, weight)
 }
 
@@ -52,9 +55,9 @@ pub(crate) fn autodiff<B: KernelBackend, C: CheckpointStrategy>(
         |inputs| (inputs, ()),
         move |inputs, (), d_outputs| {
             let [query, key] = inputs.map(wrap::<B, 4>);
-            let mut added = gradient(query, key, chunk_size, weight).into_iter();
-            d_outputs.map(|d_output| {
-                let added = added.next().expect("one for each of the two");
+            let [of_query, of_key] = gradient(query, key, chunk_size, weight);
+            let [d_query, d_key] = d_outputs;
+            [(d_query, of_query), (d_key, of_key)].map(|(d_output, added)| {
                 unwrap(match d_output {
                     Some(d_output) => wrap(d_output) + added,
                     None => added,
@@ -65,7 +68,7 @@ pub(crate) fn autodiff<B: KernelBackend, C: CheckpointStrategy>(
     .map(wrap)
 }
 
-/// The gradient of the cross-entropy with respect to `query` and `key`, in their type.
+/// The gradient of the cross-entropy with respect to `query` and `key`, texts of more than a chunk, in their type.
 fn gradient<B: Backend>(
     query: Tensor<B, 4>,
     key: Tensor<B, 4>,
@@ -73,9 +76,6 @@ fn gradient<B: Backend>(
     weight: f64,
 ) -> [Tensor<B, 4>; 2] {
     let [batch, time, heads, head_size] = query.dims();
-    if time <= chunk_size {
-        return [query.zeros_like(), key.zeros_like()];
-    }
     let dtype = query.dtype();
     let [query, key] = [query, key].map(|sequence| {
         let rows = sequence.swap_dims(1, 2).cast(DType::F32);
@@ -143,7 +143,8 @@ fn gradient_of_rows<B: Backend>(
         .mask_fill(not_earlier.clone(), 0.0); // [rows, looks, complete]
 
     let steepness = scale * (chunk_size as f64).sqrt();
-    let whole_chunks = key.slice_dim(1, 0..in_chunks).unsqueeze_dim::<4>(0);
+    let whole_chunks = key.clone().slice_dim(1, 0..in_chunks);
+    let whole_chunks = whole_chunks.unsqueeze_dim::<4>(0);
     let means = chunk_means(whole_chunks, chunk_size).squeeze_dim::<3>(0); // [rows, complete, head_size]
     let choice = queries.clone().matmul(means.clone().swap_dims(1, 2)) * steepness;
     let choice = softmax(choice.mask_fill(not_earlier, f32::NEG_INFINITY), 2);
@@ -159,10 +160,8 @@ fn gradient_of_rows<B: Backend>(
         .unsqueeze_dim::<4>(2)
         .expand([rows, complete, chunk_size, head_size])
         .reshape([rows, in_chunks, head_size]);
-    let rest = Tensor::zeros([rows, time - in_chunks, head_size], &device);
-    let d_key = match in_chunks == time {
-        true => d_keys,
-        false => Tensor::cat(vec![d_keys, rest], 1),
-    };
+    let d_key = key
+        .zeros_like()
+        .slice_assign([0..rows, 0..in_chunks, 0..head_size], d_keys);
     [d_query, d_key]
 }

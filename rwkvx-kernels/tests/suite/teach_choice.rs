@@ -30,19 +30,10 @@ fn gradients<O: Operators>(
 
 /// Shares of full attention `[batch, heads, time, chunks]` that fall on each chunk before the query's own.
 fn shares(query: &Array, key: &Array, chunk_size: usize) -> Vec<Vec<f64>> {
-    let scores = |row: usize, text: usize, head: usize, time: usize| {
-        let [_, _, heads, size] = query.shape;
-        let at = |time: usize| ((text * query.shape[1] + time) * heads + head) * size;
-        let dot = |j: usize| -> f64 {
-            let pair = query.values[at(row)..].iter().zip(&key.values[at(j)..]);
-            pair.take(size).map(|(q, k)| q * k).sum()
-        };
-        (0..time).map(dot).collect::<Vec<f64>>()
-    };
+    let scale = (query.shape[3] as f64).powf(-0.5);
     per_query(query.shape, |text, head, row| {
-        let scale = (query.shape[3] as f64).powf(-0.5);
-        let scores = scores(row, text, head, row + 1);
-        let weights: Vec<f64> = scores.iter().map(|score| (score * scale).exp()).collect();
+        let score = |other| scale * product(query, key, text, head, [row, other]);
+        let weights: Vec<f64> = (0..=row).map(|other| score(other).exp()).collect();
         let sum: f64 = weights.iter().sum();
         let earlier = row / chunk_size * chunk_size;
         let chunks = weights[..earlier].chunks(chunk_size);
@@ -56,14 +47,10 @@ fn loss(query: &Array, key: &Array, shares: &[Vec<f64>], chunk_size: usize) -> f
     let steepness = (chunk_size as f64 / size as f64).sqrt();
     let mut share = shares.iter();
     let losses = per_query(query.shape, |text, head, row| {
-        let at = |time_at: usize| ((text * time + time_at) * heads + head) * size;
         let choice = |chunk: usize| -> f64 {
-            let of_token = |j: usize| -> f64 {
-                let pair = query.values[at(row)..].iter().zip(&key.values[at(j)..]);
-                pair.take(size).map(|(q, k)| q * k).sum()
-            };
             let tokens = chunk * chunk_size..(chunk + 1) * chunk_size;
-            steepness * tokens.map(of_token).sum::<f64>() / chunk_size as f64
+            let products = tokens.map(|other| product(query, key, text, head, [row, other]));
+            steepness * products.sum::<f64>() / chunk_size as f64
         };
         let choices: Vec<f64> = (0..row / chunk_size).map(choice).collect();
         let log_sum = choices.iter().map(|choice| choice.exp()).sum::<f64>().ln();
@@ -73,6 +60,14 @@ fn loss(query: &Array, key: &Array, shares: &[Vec<f64>], chunk_size: usize) -> f
             .sum::<f64>()
     });
     losses.iter().sum::<f64>() / (heads * (time - chunk_size)) as f64
+}
+
+/// `query . key` of two times.
+fn product(query: &Array, key: &Array, text: usize, head: usize, times: [usize; 2]) -> f64 {
+    let [_, time, heads, size] = query.shape;
+    let [q, k] = times.map(|at| ((text * time + at) * heads + head) * size);
+    let pairs = query.values[q..].iter().zip(&key.values[k..]);
+    pairs.take(size).map(|(q, k)| q * k).sum()
 }
 
 fn per_query<T>(
