@@ -33,11 +33,9 @@ WIDTH, HEIGHT, GAP, LEFT, TOP, ROW = 240, 170, 22, 52, 40, 250
 def collect(runs):
     """What was asked: facts, or single needles, with 8 chunks of 32; the same of everything; chunks of other sizes."""
     rows = defaultdict(lambda: [0, 0])
-    for grid in runs.glob("seed-*/*/grid.csv"):
-        name = grid.parent.name.removesuffix("-64K")
-        model = max((model for model in [*VARIANTS, *SERIES] if name.startswith(f"{model}-")), key=len)
-        asked = name.removeprefix(f"{model}-")
-        seed = int(grid.parents[1].name.removeprefix("seed-"))
+    for grid in runs.glob("seed-*/answers/*/*/grid.csv"):
+        seed, _, model, asked, _ = grid.relative_to(runs).parts
+        seed, asked = int(seed.removeprefix("seed-")), asked.removesuffix("-64K")
         for row in csv.DictReader(grid.open()):
             cell = rows[model, asked, seed, row["task"], int(row["length"])]
             cell[0] += int(row["correct"])
