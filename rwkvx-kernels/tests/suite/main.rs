@@ -25,16 +25,19 @@ mod wkv7_properties;
 #[cfg(feature = "vulkan")]
 type Vulkan = burn_cubecl::CubeBackend<burn::backend::wgpu::WgpuRuntime, f32, i32, u8>;
 
-/// Instantiates generic test functions for every combination of backend and body.
+/// Instantiates generic test functions for every combination of CPU backend and body; where a device is compiled in, for that
+/// alone, since all of them together take minutes to compile. (`nvrtc` brings CUDA, and runs nothing on it.)
 macro_rules! on_all_bodies {
     ($($test:ident),+ $(,)?) => {
+        #[cfg(not(any(feature = "cuda", feature = "vulkan")))]
         mod flex {
             $(#[test] fn $test() { super::$test::<crate::support::Native<burn_flex::Flex>>() })+
         }
+        #[cfg(not(any(feature = "cuda", feature = "vulkan")))]
         mod ndarray {
             $(#[test] fn $test() { super::$test::<crate::support::Native<burn_ndarray::NdArray<f32>>>() })+
         }
-        #[cfg(feature = "cuda")]
+        #[cfg(all(feature = "cuda", not(feature = "nvrtc")))]
         mod cuda {
             $(#[test] fn $test() { super::$test::<crate::support::Native<burn::backend::Cuda>>() })+
         }
@@ -42,9 +45,11 @@ macro_rules! on_all_bodies {
         mod vulkan {
             $(#[test] fn $test() { super::$test::<crate::support::Native<crate::Vulkan>>() })+
         }
+        #[cfg(not(any(feature = "cuda", feature = "vulkan")))]
         mod flex_reference {
             $(#[test] fn $test() { super::$test::<crate::support::Defined<burn_flex::Flex>>() })+
         }
+        #[cfg(not(any(feature = "cuda", feature = "vulkan")))]
         mod ndarray_reference {
             $(#[test] fn $test() { super::$test::<crate::support::Defined<burn_ndarray::NdArray<f32>>>() })+
         }
