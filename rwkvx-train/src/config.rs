@@ -36,7 +36,7 @@ pub struct TrainConfig {
     /// How the added sparse blocks start.
     #[serde(default)]
     pub expansion: Expansion,
-    /// `rwkv-world`, `byte`, or the path of a `tokenizer.json`.
+    /// `rwkv-world`, `byte`, `needles`, or the path of a `tokenizer.json`.
     pub tokenizer: String,
     /// What to train on.
     pub data: DataConfig,

@@ -17,7 +17,7 @@ pub(crate) struct Arguments {
     /// Show the text of this document, from 0
     #[arg(long, value_name = "NUMBER")]
     document: Option<usize>,
-    /// What decodes the document: rwkv-world, byte, or the path of a tokenizer.json
+    /// What decodes the document: rwkv-world, byte, needles, or the path of a tokenizer.json
     #[arg(long, default_value = "rwkv-world")]
     tokenizer: String,
     /// Print JSON: an object, or the text of the document as a string

@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
     /// Another seed is other documents
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// byte, rwkv-world, or the path of a tokenizer.json
+    /// byte, needles, rwkv-world, or the path of a tokenizer.json
     #[arg(long, default_value = "byte")]
     tokenizer: String,
     /// Print a JSON object

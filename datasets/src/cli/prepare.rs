@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
     /// Where the token file goes, without extension
     #[arg(long, value_name = "PREFIX")]
     out: PathBuf,
-    /// rwkv-world, byte, or the path of a tokenizer.json
+    /// rwkv-world, byte, needles, or the path of a tokenizer.json
     #[arg(long, default_value = "rwkv-world")]
     tokenizer: String,
     /// Column with the documents [default: text for minipile, input_ids for prolong]

@@ -17,7 +17,7 @@ pub(crate) struct Arguments {
     /// A UTF-8 file with the text
     #[arg(long)]
     file: Option<PathBuf>,
-    /// rwkv-world, byte, or the path of a tokenizer.json
+    /// rwkv-world, byte, needles, or the path of a tokenizer.json
     #[arg(long, default_value = "rwkv-world")]
     tokenizer: String,
     /// Print an object with the tokenizer, the number of tokens and the ids

@@ -1,14 +1,15 @@
 //! Text to token ids and back.
 //!
-//! Three kinds, chosen by a name that checkpoints store and the commands take as `--tokenizer`:
+//! Four kinds, chosen by a name that checkpoints store and the commands take as `--tokenizer`:
 //!
 //! | name | ids | what it is |
 //! | --- | --- | --- |
 //! | `rwkv-world` | 65,536 | the vocabulary of the published RWKV models, built in |
 //! | `byte` | 257 | one id per byte, `byte + 1`; a subset of the ids of `rwkv-world` |
+//! | `needles` | 2,816 | for models of a few million parameters that learn from this crate's [needles](crate::needles): most words are an id each, numbers are cut into pairs of digits |
 //! | a path | its own | any `tokenizer.json` of the `tokenizers` library |
 //!
-//! Id 0 is [`END_OF_DOCUMENT`] in the first two and no text encodes to it.
+//! Id 0 is [`END_OF_DOCUMENT`] in the first three and no text encodes to it.
 
 mod stream;
 mod world;
@@ -29,6 +30,9 @@ pub const RWKV_WORLD: &str = "rwkv-world";
 
 /// Name of the tokenizer with one id per byte.
 pub const BYTE: &str = "byte";
+
+/// Name of the built-in vocabulary of generated needles.
+pub const NEEDLES: &str = "needles";
 
 /// Ids a model has room for when it uses `rwkv-world`. The vocabulary itself ends at 65,529.
 const WORLD_MODEL_VOCABULARY: usize = 65_536;
@@ -51,15 +55,16 @@ enum Kind {
 }
 
 impl Tokenizer {
-    /// Opens `"rwkv-world"`, `"byte"`, or the `tokenizer.json` at a path.
+    /// Opens `"rwkv-world"`, `"byte"`, `"needles"`, or the `tokenizer.json` at a path.
     ///
     /// # Errors
     ///
-    /// If `spec` is neither name and no readable `tokenizer.json` lies there.
+    /// If `spec` is none of the names and no readable `tokenizer.json` lies there.
     pub fn open(spec: &str) -> Result<Self> {
         let kind = match spec {
             RWKV_WORLD => Kind::World,
             BYTE => Kind::Byte,
+            NEEDLES => json(NEEDLES, include_bytes!("../../data/needles.json"))?,
             path => open_json(path)?,
         };
         Ok(Self {
@@ -155,15 +160,20 @@ fn open_json(path: &str) -> Result<Kind> {
     if !Path::new(path).is_file() {
         return Err(Error::tokenizer(
             path,
-            "no such file; use \"rwkv-world\", \"byte\" or the path of a tokenizer.json",
+            "no such file; use \"rwkv-world\", \"byte\", \"needles\" or the path of a tokenizer.json",
         ));
     }
-    let inner = tokenizers::Tokenizer::from_file(path)
-        .map_err(|error| Error::tokenizer(path, format!("not a usable tokenizer.json: {error}")))?;
+    let text = std::fs::read(path).map_err(|error| Error::tokenizer(path, error))?;
+    json(path, &text)
+}
+
+fn json(name: &str, text: &[u8]) -> Result<Kind> {
+    let inner = tokenizers::Tokenizer::from_bytes(text)
+        .map_err(|error| Error::tokenizer(name, format!("not a usable tokenizer.json: {error}")))?;
     // Ids may have gaps, so the count of tokens is not the bound on the ids.
     let largest = inner.get_vocab(true).into_values().max();
     let Some(largest) = largest else {
-        return Err(Error::tokenizer(path, "its vocabulary is empty"));
+        return Err(Error::tokenizer(name, "its vocabulary is empty"));
     };
     Ok(Kind::Json {
         inner: Arc::new(inner),
@@ -197,6 +207,17 @@ mod tests {
             let tokenizer = Tokenizer::open(spec).unwrap();
             assert_eq!(tokenizer.decode_lossy(&[66, id]), "A\u{FFFD}");
         }
+    }
+
+    #[test]
+    fn words_of_needles_are_an_id_each() {
+        let tokenizer = Tokenizer::open(NEEDLES).unwrap();
+        assert_eq!(tokenizer.vocab_size(), 2_816);
+        let text = "What is able-acorn? able-acorn is 40931.";
+        let ids = tokenizer.encode(text).unwrap();
+        assert_eq!(ids.len(), 13, "{ids:?}");
+        assert_eq!(tokenizer.decode_lossy(&ids), text);
+        assert!(!ids.contains(&END_OF_DOCUMENT));
     }
 
     #[test]

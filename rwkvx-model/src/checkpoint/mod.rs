@@ -77,7 +77,7 @@ impl<B: Backend> Checkpoint<B> {
         let rows = self.model.config().vocab_size;
         let spec = asked.or(self.metadata.tokenizer_for(rows)).ok_or_else(|| {
             Error::Tokenizer(format!(
-                "the checkpoint names none and none is known for a vocabulary of {rows}; give rwkv-world, byte or the \
+                "the checkpoint names none and none is known for a vocabulary of {rows}; give rwkv-world, byte, needles or the \
                  path of a tokenizer.json"
             ))
         })?;

@@ -25,7 +25,7 @@ pub(crate) struct ModelOptions {
     /// Chunks a query attends to, its own included, in place of the checkpoint's (3 where it has none)
     #[arg(long, global = true, value_name = "CHUNKS")]
     top_k: Option<usize>,
-    /// rwkv-world, byte or a tokenizer.json, in place of the checkpoint's
+    /// rwkv-world, byte, needles or a tokenizer.json, in place of the checkpoint's
     #[arg(long, global = true, value_name = "SPEC")]
     tokenizer: Option<String>,
 }

@@ -21,7 +21,7 @@ pub(crate) struct Score {
     /// Lines of JSON, {"context": "...", "continuation": "..."}; - is standard input
     #[arg(long, value_name = "FILE.jsonl")]
     requests: PathBuf,
-    /// rwkv-world, byte or a tokenizer.json, in place of the checkpoint's
+    /// rwkv-world, byte, needles or a tokenizer.json, in place of the checkpoint's
     #[arg(long, value_name = "SPEC")]
     tokenizer: Option<String>,
     /// Text before every context, for requests that have none [default: a line break, as in RWKV's own evaluation]

@@ -43,7 +43,7 @@ pub(crate) struct Generate {
     /// Keep at most so many tokens per sparse block (20000 if no number is given), those that are attended to least let go; without it all are kept
     #[arg(long, value_name = "TOKENS", num_args = 0..=1, default_missing_value = "20000", conflicts_with = "state_in")]
     cache_budget: Option<usize>,
-    /// rwkv-world, byte or a tokenizer.json, in place of the checkpoint's
+    /// rwkv-world, byte, needles or a tokenizer.json, in place of the checkpoint's
     #[arg(long, value_name = "SPEC")]
     tokenizer: Option<String>,
     /// At most so many tokens are made
